@@ -1,0 +1,76 @@
+"""Layers with a leading arm axis, so that a worker runs its arms as one batched matrix product."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class PackedLinear(nn.Module):
+    """y_a = x_a W_a + b_a for every arm a.
+
+    Args:
+        n_sets: sets of weights: the arms held here, or 1 where all arms share one.
+        n_in, n_out: widths.
+    """
+
+    def __init__(self, n_sets: int, n_in: int, n_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_sets, n_in, n_out))
+        self.bias = nn.Parameter(torch.empty(n_sets, 1, n_out))
+
+    def draw(self, arm_set: int, generator: torch.Generator) -> None:
+        """Initialise one set uniformly within +-1/sqrt(n_in) from that arm's generator."""
+        bound = 1.0 / math.sqrt(self.weight.shape[1])
+        with torch.no_grad():
+            for parameter in (self.weight, self.bias):
+                values = torch.empty(parameter.shape[1:]).uniform_(-bound, bound, generator=generator)
+                parameter[arm_set].copy_(values)
+
+    def forward(self, x_ani: Tensor) -> Tensor:
+        if self.weight.shape[0] == x_ani.shape[0]:
+            return torch.baddbmm(self.bias, x_ani, self.weight)
+        return torch.matmul(x_ani, self.weight[0]) + self.bias
+
+
+class PackedBatchNorm(nn.Module):
+    """Batch normalisation of every arm over its own minibatch (Ioffe and Szegedy 2015).
+
+    The running statistics are kept per arm even where the affine parameters are shared: arms see other copies.
+    """
+
+    def __init__(self, n_sets: int, n_arms: int, width: int, momentum: float = 0.05, eps: float = 1e-3):
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.weight = nn.Parameter(torch.ones(n_sets, 1, width))
+        self.bias = nn.Parameter(torch.zeros(n_sets, 1, width))
+        self.register_buffer("running_mean", torch.zeros(n_arms, 1, width))
+        self.register_buffer("running_var", torch.ones(n_arms, 1, width))
+
+    def forward(self, x_anh: Tensor) -> Tensor:
+        if self.training:
+            var, mean = torch.var_mean(x_anh, dim=1, keepdim=True, correction=0)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(var, self.momentum)
+        else:
+            mean, var = self.running_mean, self.running_var
+        return (x_anh - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
+
+
+class PackedMLP(nn.Module):
+    """Hidden layers: linear, batch normalisation where asked for, ReLU."""
+
+    def __init__(self, n_sets: int, n_arms: int, widths: tuple[int, ...], batch_norm: bool):
+        super().__init__()
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.linears = nn.ModuleList([PackedLinear(n_sets, i, o) for i, o in pairs])
+        self.norms = nn.ModuleList([PackedBatchNorm(n_sets, n_arms, o) for _, o in pairs] if batch_norm else [])
+
+    def forward(self, x_ani: Tensor) -> Tensor:
+        for layer, linear in enumerate(self.linears):
+            x_ani = linear(x_ani)
+            if self.norms:
+                x_ani = self.norms[layer](x_ani)
+            x_ani = torch.relu(x_ani)
+        return x_ani

@@ -1,0 +1,95 @@
+"""The arms of a worker: encoder, categorical head, state head, decoder (Marghi et al. 2021, Fig. 1 and Eq. 7)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cplmix_ray.arm.layers import PackedLinear, PackedMLP
+from cplmix_ray.config import Model
+from cplmix_ray.likelihoods import Likelihood
+
+_LOG_VAR_BOUND = 12.0
+"""State variances stay within e^+-12; beyond, float32 gains nothing and one bad minibatch could overflow."""
+
+
+@dataclass(frozen=True)
+class ArmShape:
+    """What the data adds to the model's settings: width, likelihood, unit of the library size (counts only)."""
+
+    n_genes: int
+    likelihood: Likelihood
+    library: float = 1.0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Bottleneck z (A, n, b), and the log of the categorical posterior log q(c|x) (A, n, K)."""
+
+    z_anb: Tensor
+    log_q_ank: Tensor
+
+
+class PackedArms(nn.Module):
+    """``n_arms`` autoencoders side by side; every tensor leads with the arm axis.
+
+    Args:
+        n_arms: arms held by this worker.
+        model: widths, temperatures and switches.
+        shape: width of the data and its likelihood.
+    """
+
+    def __init__(self, n_arms: int, model: Model, shape: ArmShape):
+        super().__init__()
+        self.n_arms, self.model, self.shape = n_arms, model, shape
+        n_sets = 1 if model.shared_parameters else n_arms
+        n_k, n_d, n_b = model.n_categories, model.state_dim, model.bottleneck
+        state_in = n_b + (n_k if model.state_given_category else 0)
+        back = tuple(reversed(model.hidden))
+        self.encoder = PackedMLP(n_sets, n_arms, (shape.n_genes, *model.hidden, n_b), model.batch_norm)
+        self.category_head = PackedLinear(n_sets, n_b, n_k)
+        self.state_head = PackedLinear(n_sets, state_in, 2 * n_d)
+        self.decoder = PackedMLP(n_sets, n_arms, (n_k + n_d, n_b, *back), model.batch_norm)
+        self.output = PackedLinear(n_sets, back[-1] if back else n_b, shape.likelihood.heads * shape.n_genes)
+        self.log_theta = nn.Parameter(torch.zeros(n_sets, 1, shape.n_genes)) if shape.likelihood.has_dispersion else None
+
+    def draw(self, generators: list[torch.Generator]) -> None:
+        """Initialise each arm from its own generator; arms that share their weights take the first one's."""
+        n_sets = self.category_head.weight.shape[0]
+        for arm_set, generator in zip(range(n_sets), generators, strict=False):
+            for module in self.modules():
+                if isinstance(module, PackedLinear):
+                    module.draw(arm_set, generator)
+
+    def encoder_input(self, x_ang: Tensor) -> Tensor:
+        """What the encoder sees: log-expression as it is; counts scaled to the usual library size, then log1p."""
+        if not self.shape.likelihood.counts:
+            return x_ang
+        library_an1 = x_ang.sum(-1, keepdim=True).clamp_min(1.0)
+        return torch.log1p(x_ang * (self.shape.library / library_an1))
+
+    def encode(self, x_ang: Tensor, keep_ang: Tensor | None = None) -> Encoded:
+        """q(c|x), tempered: softmax(softmax(logits) / tau), which bounds log q below by about -1/tau.
+
+        Args:
+            x_ang: cells, shape (A, n, g).
+            keep_ang: input dropout, 0 where an input is hidden and 1/(1-p) elsewhere.
+        """
+        h_ang = self.encoder_input(x_ang)
+        z_anb = self.encoder(h_ang if keep_ang is None else h_ang * keep_ang)
+        p_ank = torch.softmax(self.category_head(z_anb), dim=-1)
+        return Encoded(z_anb, torch.log_softmax(p_ank / self.model.temperature, dim=-1))
+
+    def state(self, z_anb: Tensor, c_ank: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(s|c,x), each (A, n, d)."""
+        inputs = torch.cat([z_anb, c_ank], dim=-1) if self.model.state_given_category else z_anb
+        mu_and, log_var_and = self.state_head(inputs).chunk(2, dim=-1)
+        return mu_and, log_var_and.clamp(-_LOG_VAR_BOUND, _LOG_VAR_BOUND)
+
+    def decode(self, s_and: Tensor, c_ank: Tensor) -> Tensor:
+        """The likelihood's numbers for each gene, (A, n, heads * g)."""
+        return self.output(self.decoder(torch.cat([c_ank, s_and], dim=-1)))
+
+    def log_prob(self, x_ang: Tensor, out_ang: Tensor) -> Tensor:
+        """log p(x|s,c), shape (A, n)."""
+        return self.shape.likelihood.log_prob(x_ang, out_ang, self.log_theta)

@@ -1,0 +1,16 @@
+"""The typed, frozen, validated configuration of a run."""
+
+from cplmix_ray.config.files import load_config, save_config
+from cplmix_ray.config.schema import Config, Copies, Input, Model, Objective, Placement, Training
+
+__all__ = [
+    "Config",
+    "Copies",
+    "Input",
+    "Model",
+    "Objective",
+    "Placement",
+    "Training",
+    "load_config",
+    "save_config",
+]

@@ -1,0 +1,59 @@
+"""Configurations as YAML files."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from cplmix_ray.config.schema import Config
+from cplmix_ray.errors import InputError
+
+
+def describe(error: ValidationError) -> str:
+    """Pydantic's findings as one sentence with dotted names."""
+    found = ", ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg'][0].lower()}{item['msg'][1:]}"
+        for item in error.errors(include_url=False)
+    )
+    return found
+
+
+def parse_config(tree: Any, source: str = "configuration") -> Config:
+    """Validate a nested mapping.
+
+    Raises:
+        InputError: a name is unknown or a value is out of bounds.
+    """
+    try:
+        return Config.model_validate(tree or {})
+    except ValidationError as error:
+        raise InputError(f"{source}: {describe(error)}; see --help for the settings.") from None
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a YAML file of settings; what it leaves out has its default.
+
+    Raises:
+        InputError: the file is missing, is no YAML, or holds unknown or out-of-bounds settings.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"Cannot read the configuration {path}: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"The configuration {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    return parse_config(tree, str(path))
+
+
+def dump_config(config: Config) -> str:
+    """The whole configuration as YAML text."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the whole configuration, replacing the file in one move."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(dump_config(config), encoding="utf-8")
+    os.replace(partial, path)

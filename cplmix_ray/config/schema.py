@@ -1,0 +1,141 @@
+"""Every setting of a run, with its type, its bounds and the words that `--help` shows.
+
+YAML files nest the settings by section (``model: {n_arms: 4}``); the command line uses the bare name
+(``--n-arms 4``), so names are unique across sections.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+CopyKind = Literal["auto", "none", "affine", "thinning", "gene_dropout", "neighbours"]
+LikelihoodName = Literal["auto", "bernoulli", "gaussian", "nb", "zinb"]
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, and closed to names it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class Input(Section):
+    """Which cells, and how they are prepared."""
+
+    data: str = Field("digits", description="An .h5ad file of cells, an .npz file of images, or 'digits'.")
+    layer: str | None = Field(None, description="Layer of the .h5ad to read in place of X.")
+    labels_key: str | None = Field(None, description="Column of obs with known types; used for scores only.")
+    normalise: Literal["auto", "log1p", "none"] = Field(
+        "auto",
+        description="log1p: scale each cell to the median library size, then log(1 + x). "
+        "auto: do so where X holds raw counts and the likelihood is gaussian, and say so.",
+    )
+    hvg: int | None = Field(None, ge=2, description="Keep this many highly variable genes (needs scanpy).")
+    val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of cells kept out of training.")
+
+
+class Copies(Section):
+    """How the type-preserving copies are made that the arms see in place of the cells."""
+
+    copies: tuple[CopyKind, ...] = Field(
+        ("auto",),
+        min_length=1,
+        description="Kinds of copies, applied in this order. auto: neighbours and affine for images, "
+        "neighbours and gene_dropout for log-expression, neighbours and thinning for counts.",
+    )
+    n_neighbours: int = Field(10, ge=1, description="A neighbour copy is one of this many nearest cells.")
+    neighbour_pcs: int = Field(50, ge=1, description="Principal components on which cells are near.")
+    rotation: float = Field(15.0, ge=0, description="Affine copies: largest rotation, in degrees.")
+    zoom: float = Field(0.15, ge=0, lt=1, description="Affine copies: largest relative change of size.")
+    shift: float = Field(0.05, ge=0, lt=1, description="Affine copies: largest shift, as a share of the width.")
+    shear: float = Field(0.2, ge=0, lt=1, description="Affine copies: largest shear.")
+    thinning_keep: float = Field(0.7, gt=0, le=1, description="Thinning: share of the molecules that is kept.")
+    drop_genes: float = Field(0.2, ge=0, lt=1, description="Gene dropout: share of the genes set to zero.")
+    expression_noise: float = Field(0.1, ge=0, description="Gene dropout: s.d. of noise on expressed genes.")
+
+
+class Model(Section):
+    """The arms."""
+
+    n_categories: int = Field(10, ge=1, description="Number of categories K (cell types to look for).")
+    n_arms: int = Field(2, ge=1, description="Number of coupled autoencoders A; 1 is a plain mixture VAE.")
+    state_dim: int = Field(2, ge=1, description="Dimensions d of the continuous state.")
+    hidden: tuple[int, ...] = Field((128, 128), description="Widths of the encoder's hidden layers.")
+    bottleneck: int = Field(32, ge=1, description="Width of the layer from which category and state are read.")
+    batch_norm: bool = Field(False, description="Normalise hidden layers over the minibatch.")
+    input_dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs hidden from the encoder.")
+    tau: float | None = Field(None, gt=0, description="Temperature of the categorical posterior; default 1/K.")
+    gumbel_temperature: float = Field(1.0, gt=0, description="Temperature of the Gumbel-softmax sample.")
+    likelihood: LikelihoodName = Field(
+        "auto", description="auto: bernoulli for images, gaussian for cells; nb and zinb need raw counts."
+    )
+    state_given_category: bool = Field(True, description="Let the state posterior depend on the category.")
+    shared_parameters: bool = Field(False, description="One set of network weights for all arms.")
+
+    @property
+    def temperature(self) -> float:
+        """tau, or its default 1/K."""
+        return 1.0 / self.n_categories if self.tau is None else self.tau
+
+
+class Objective(Section):
+    """The weights of Eq. 7 of Marghi et al."""
+
+    beta: float = Field(1.0, ge=0, description="Weight of KL(q(s|c,x) || p(s|c)).")
+    lam: float = Field(1.0, ge=0, description="Coupling weight lambda between the arms.")
+    sigma_floor: float = Field(0.01, gt=0, description="Smallest s.d. of a category in the coupling distance.")
+
+
+class Training(Section):
+    """Steps, schedules, and what is written when."""
+
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many steps.")
+    epochs: int | None = Field(None, ge=1, description="Stop after this many passes over the training cells.")
+    batch_size: int = Field(256, ge=1, description="Cells in a minibatch.")
+    lr: float = Field(1e-3, gt=0, description="Adam's learning rate.")
+    lr_schedule: Literal["constant", "cosine"] = Field("constant", description="How the learning rate ends.")
+    lr_warmup: int = Field(0, ge=0, description="Steps over which the learning rate rises from zero.")
+    lam_warmup: int = Field(0, ge=0, description="Steps over which lambda rises linearly from zero.")
+    clip: float | None = Field(None, gt=0, description="Largest gradient norm of an arm.")
+    log_every: int = Field(20, ge=1, description="Steps between lines in TensorBoard.")
+    evaluate_every: int = Field(200, ge=1, description="Steps between scores on the validation cells.")
+    checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
+    keep_checkpoints: int = Field(2, ge=1, description="How many of the newest checkpoints stay.")
+
+    def steps(self, n_train: int) -> int:
+        """Steps to train: max_steps or epochs, whichever ends first; 2,000 where neither is given."""
+        bounds = [] if self.max_steps is None else [self.max_steps]
+        if self.epochs is not None:
+            bounds.append(self.epochs * max(1, n_train // min(self.batch_size, n_train)))
+        return min(bounds, default=2000)
+
+
+class Placement(Section):
+    """Where the arms run."""
+
+    engine: Literal["auto", "local", "ray"] = Field(
+        "auto", description="local: all arms in this process. ray: arms on Ray actors. auto chooses and says why."
+    )
+    arms_per_worker: int | None = Field(None, ge=1, description="Arms packed on one Ray actor.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the arms compute.")
+    threads: int | None = Field(None, ge=1, description="Threads of a worker; default: its share of the cores.")
+    ray_address: str | None = Field(None, description="Ray cluster to join; default: RAY_ADDRESS, else a local one.")
+    collective_timeout: float = Field(120.0, gt=0, description="Seconds before a silent arm is given up.")
+
+
+class Config(Section):
+    """Settings of one coupled run."""
+
+    input: Input = Input()
+    copies: Copies = Copies()
+    model: Model = Model()
+    objective: Objective = Objective()
+    training: Training = Training()
+    placement: Placement = Placement()
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
+
+    @model_validator(mode="after")
+    def _one_kind_of_nothing(self) -> "Config":
+        kinds = self.copies.copies
+        if len(kinds) > 1 and ({"auto", "none"} & set(kinds)):
+            raise ValueError("copies: 'auto' and 'none' stand alone")
+        return self

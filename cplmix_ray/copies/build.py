@@ -1,0 +1,31 @@
+"""From settings to a chain of copies."""
+
+from collections.abc import Sequence
+
+import torch
+
+from cplmix_ray.config import Copies
+from cplmix_ray.copies.base import Copy
+from cplmix_ray.copies.cells import GeneDropout, Thinning
+from cplmix_ray.copies.images import Affine
+from cplmix_ray.copies.neighbours import Neighbours
+from cplmix_ray.data.dataset import TrainingSet
+
+
+def build_copies(kinds: Sequence[str], copies: Copies, data: TrainingSet) -> list[Copy]:
+    """The chain of the named kinds, with 'auto' already resolved."""
+    chain: list[Copy] = []
+    for kind in kinds:
+        if kind == "neighbours":
+            assert data.neighbours is not None
+            chain.append(Neighbours(torch.as_tensor(data.neighbours)))
+        elif kind == "affine":
+            assert data.preparation.image_shape is not None
+            chain.append(
+                Affine(data.preparation.image_shape, copies.rotation, copies.zoom, copies.shear, copies.shift)
+            )
+        elif kind == "thinning":
+            chain.append(Thinning(copies.thinning_keep))
+        elif kind == "gene_dropout":
+            chain.append(GeneDropout(copies.drop_genes, copies.expression_noise))
+    return chain

@@ -1,0 +1,48 @@
+"""Copies of cells: fewer molecules of counts, fewer genes of log-expression."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cplmix_ray.copies.base import Copy
+
+
+@dataclass(frozen=True)
+class Thinning(Copy):
+    """Each molecule is kept with probability ``keep``, as if the cell had been sequenced less deeply."""
+
+    keep: float
+
+    def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
+        if self.keep >= 1.0:
+            return x_ng
+        out_ng = torch.zeros_like(x_ng)
+        # Most counts are zero and stay so; the binomial sampler is slow, so only the others are drawn.
+        seen = x_ng > 0
+        counts = x_ng[seen]
+        out_ng[seen] = torch.binomial(counts, torch.full_like(counts, self.keep), generator=generator)
+        return out_ng
+
+
+@dataclass(frozen=True)
+class GeneDropout(Copy):
+    """Genes are set to zero at random, and expressed genes jittered.
+
+    Args:
+        drop: probability that a gene of a cell is set to zero.
+        noise: standard deviation of Gaussian noise on the logarithms of expressed genes, which stay above zero.
+    """
+
+    drop: float
+    noise: float
+
+    def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
+        device = generator.device
+        if self.noise > 0:
+            jitter_ng = torch.randn(x_ng.shape, generator=generator, device=device).to(x_ng.device)
+            x_ng = torch.where(x_ng == 0, x_ng, x_ng + self.noise * jitter_ng)
+        if self.drop > 0:
+            kept_ng = torch.rand(x_ng.shape, generator=generator, device=device).to(x_ng.device) >= self.drop
+            x_ng = x_ng * kept_ng
+        return x_ng

@@ -1,0 +1,60 @@
+"""The sum over arms: packed arms add up in place, arms elsewhere through one asynchronous allreduce.
+
+One code path serves both: the local sum is always taken, and is all there is when there is no process group.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass
+class PendingSum:
+    """A sum under way."""
+
+    buffer: Tensor
+    shape: torch.Size
+    work: dist.Work | None
+
+    def wait(self) -> tuple[Tensor, Tensor]:
+        """The sum over all arms: the tensor (n, K), and the scalar that rode along."""
+        if self.work is not None:
+            self.work.wait()
+        return self.buffer[:-1].view(self.shape), self.buffer[-1]
+
+
+@dataclass(frozen=True)
+class ArmSum:
+    """Sums a tensor and a scalar of every arm over all arms of all workers.
+
+    Args:
+        group: the workers' process group; None where this worker holds all the arms.
+    """
+
+    group: dist.ProcessGroup | None = None
+
+    def launch(self, tensor_ank: Tensor, scalar_a: Tensor) -> PendingSum:
+        """Start the sum and return at once; no gradient passes through it.
+
+        Args:
+            tensor_ank: shape (A_local, n, K).
+            scalar_a: shape (A_local,), sent in the same buffer.
+        """
+        with torch.no_grad():
+            buffer = torch.cat([tensor_ank.sum(dim=0).flatten(), scalar_a.sum().view(1)])
+        work = None
+        if self.group is not None:
+            work = dist.all_reduce(buffer, op=dist.ReduceOp.SUM, group=self.group, async_op=True)
+        return PendingSum(buffer, tensor_ank.shape[1:], work)
+
+    def reduce_gradients(self, parameters: list[Tensor]) -> None:
+        """Sum gradients over workers, for parameters that all arms share."""
+        if self.group is None:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat, op=dist.ReduceOp.SUM, group=self.group)
+        for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(total.view_as(gradient))

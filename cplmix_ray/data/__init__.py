@@ -1,0 +1,1 @@
+"""Cells and images: reading, preparing, splitting, neighbours."""

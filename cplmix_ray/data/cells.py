@@ -1,0 +1,59 @@
+"""Cells from `.h5ad` files and AnnData objects."""
+
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from cplmix_ray.data.source import Source
+from cplmix_ray.errors import InputError
+
+
+def read_h5ad(path: str | Path, layer: str | None = None, labels_key: str | None = None) -> Source:
+    """Read a whole `.h5ad`; sparse matrices stay sparse.
+
+    Raises:
+        InputError: the file cannot be read, or lacks the layer or the label column.
+    """
+    try:
+        adata = anndata.read_h5ad(path)
+    except Exception as error:  # h5py and anndata raise many kinds for broken files; all mean the same to a user
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"Cannot read {path} as an .h5ad file; it may be truncated or no .h5ad ({reason}).") from None
+    return source_from_anndata(adata, layer, labels_key, str(path))
+
+
+def source_from_anndata(
+    adata: anndata.AnnData, layer: str | None = None, labels_key: str | None = None, name: str = "the AnnData object"
+) -> Source:
+    """Choose the matrix and the labels of an AnnData object, and check both."""
+    if layer is not None and layer not in adata.layers:
+        raise InputError(f"{name} has no layer '{layer}'; it has {_listed(adata.layers)}.")
+    values = adata.X if layer is None else adata.layers[layer]
+    if values is None:
+        raise InputError(f"{name} has no X; name the layer that holds the expression with --layer.")
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        raise InputError(f"{name} is empty: {adata.n_obs} cells x {adata.n_vars} genes.")
+    if not adata.var_names.is_unique:
+        twice = adata.var_names[adata.var_names.duplicated()][0]
+        raise InputError(f"{name} names gene '{twice}' more than once; call adata.var_names_make_unique() and save.")
+    values = sp.csr_matrix(values) if sp.issparse(values) else np.asarray(values)
+    if values.dtype.kind not in "uifb":
+        raise InputError(f"The expression matrix of {name} holds {values.dtype}, not numbers.")
+    return Source(adata, values, name, labels_n=_labels(adata, labels_key, name))
+
+
+def _labels(adata: anndata.AnnData, key: str | None, name: str) -> np.ndarray | None:
+    if key is None:
+        return None
+    if key not in adata.obs:
+        raise InputError(f"{name} has no column '{key}' in obs for --labels-key; it has {_listed(adata.obs)}.")
+    column = pd.Series(adata.obs[key])
+    return np.where(column.isna(), "", column.astype(str)).astype(str)
+
+
+def _listed(keys: object) -> str:
+    names = [str(key) for key in keys if key is not None]  # type: ignore[attr-defined]
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else "none"

@@ -1,0 +1,89 @@
+"""From what a file holds to what the likelihood is evaluated on; remembered, so that new cells are treated alike."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse as sp
+
+from cplmix_ray.data.source import Source, Values
+from cplmix_ray.errors import InputError
+
+Kind = Literal["images", "counts", "log"]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How values became model inputs.
+
+    Attributes:
+        kind: pixels in [0, 1], raw counts, or log-expression.
+        var_names: the genes (or pixels) used, in order.
+        target_sum: library size to which cells are scaled before log1p; None where they are not.
+        scale: pixels are divided by this.
+        library: median library size of the training cells (counts only), the unit of the encoder's input.
+        image_shape: (height, width) of images.
+    """
+
+    kind: Kind
+    var_names: tuple[str, ...]
+    target_sum: float | None = None
+    scale: float = 1.0
+    library: float = 1.0
+    image_shape: tuple[int, int] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any]) -> "Preparation":
+        shape = tree["image_shape"]
+        return cls(**{**tree, "var_names": tuple(tree["var_names"]), "image_shape": shape and tuple(shape)})
+
+
+def check_finite(values_ng: Values, source: Source) -> None:
+    """Refuse NaN and infinity, naming the first cell and gene."""
+    data = values_ng.data if sp.issparse(values_ng) else values_ng
+    if data.dtype.kind != "f" or np.isfinite(data).all():
+        return
+    bad = sp.coo_matrix(values_ng)
+    at = np.flatnonzero(~np.isfinite(bad.data))
+    cell, gene = source.adata.obs_names[bad.row[at[0]]], source.adata.var_names[bad.col[at[0]]]
+    raise InputError(
+        f"{source.name} holds {len(at)} values that are NaN or infinite (first: cell '{cell}', gene '{gene}'); "
+        f"remove or impute them."
+    )
+
+
+def holds_counts(values_ng: Values) -> bool:
+    """Whether every value is a whole number and none is negative."""
+    data = values_ng.data if sp.issparse(values_ng) else values_ng
+    return bool(data.size == 0 or (data.min() >= 0 and (data.dtype.kind in "uib" or np.all(data == np.rint(data)))))
+
+
+def require_counts(values_ng: Values, source: Source, likelihood: str) -> None:
+    """Refuse negative or fractional values where a count likelihood was asked for."""
+    if holds_counts(values_ng):
+        return
+    data = values_ng.data if sp.issparse(values_ng) else values_ng
+    what = f"negative values (smallest {data.min():g})" if data.min() < 0 else "values that are not whole numbers"
+    raise InputError(
+        f"{source.name} holds {what}, which the {likelihood} likelihood for counts cannot take; "
+        f"name the raw counts with --layer or use --likelihood gaussian."
+    )
+
+
+def prepare(values_ng: Values, preparation: Preparation) -> Values:
+    """Apply a preparation to values whose columns already are its genes; float32 comes out, sparse stays sparse."""
+    if preparation.kind == "images":
+        return (np.asarray(values_ng, dtype=np.float32) / np.float32(preparation.scale)).clip(0, 1)
+    values = values_ng.astype(np.float32)
+    if preparation.target_sum is None:
+        return values
+    library_n = np.asarray(values.sum(axis=1), dtype=np.float64).ravel()
+    factor_n = (preparation.target_sum / np.maximum(library_n, 1.0)).astype(np.float32)
+    if sp.issparse(values):
+        scaled = values.multiply(factor_n[:, None]).tocsr()
+        scaled.data = np.log1p(scaled.data)
+        return scaled
+    return np.log1p(values * factor_n[:, None])

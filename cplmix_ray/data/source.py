@@ -1,0 +1,34 @@
+"""What was read from a file, before any preparation."""
+
+from dataclasses import dataclass
+
+import anndata
+import numpy as np
+import scipy.sparse as sp
+
+Values = np.ndarray | sp.csr_matrix
+
+
+@dataclass(frozen=True)
+class Source:
+    """Cells (or images) as they were read.
+
+    Attributes:
+        adata: the user's whole object, never altered.
+        values_ng: X or the chosen layer, dense or CSR, in its own dtype.
+        name: what to call it in messages.
+        image_shape: (height, width) of images, None for cells.
+        labels_n: known types as strings, "" where unknown; None without labels.
+        held_out_n: True for cells that the file itself sets apart (a test set), None where it does not.
+    """
+
+    adata: anndata.AnnData
+    values_ng: Values
+    name: str
+    image_shape: tuple[int, int] | None = None
+    labels_n: np.ndarray | None = None
+    held_out_n: np.ndarray | None = None
+
+    @property
+    def n_cells(self) -> int:
+        return self.adata.n_obs

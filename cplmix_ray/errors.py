@@ -1,0 +1,30 @@
+"""The two kinds of failure that a user meets, each one sentence that names the thing and the remedy."""
+
+
+class InputError(Exception):
+    """What the user gave cannot be used; commands end with exit status 2."""
+
+
+class TrainingError(Exception):
+    """Training itself went wrong; commands end with exit status 1."""
+
+
+class NonFiniteError(TrainingError):
+    """A term of the objective is NaN or infinite.
+
+    Args:
+        term: name of the term, as in the logs.
+        arm: index of the arm, or None where the value came from another worker's arm.
+        step: optimisation step, counted from 0.
+    """
+
+    def __init__(self, term: str, arm: int | None, step: int):
+        self.term, self.arm, self.step = term, arm, step
+        where = "an arm on another worker" if arm is None else f"arm {arm}"
+        super().__init__(
+            f"The {term} of {where} is not finite at step {step}; lower --lr or --lam, set --clip 10, "
+            f"or look for extreme values in the data."
+        )
+
+    def __reduce__(self):  # the arguments differ from the message, so pickling needs to be told
+        return type(self), (self.term, self.arm, self.step)

@@ -1,0 +1,55 @@
+"""Negative binomial counts, without and with extra zeros (Lopez et al. 2018, scVI, equations 1 to 6).
+
+The mean is the cell's library size times a softmax over genes, so that depth is no source of variation; theta is the
+inverse dispersion: the variance is mu + mu^2 / theta.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, softplus
+
+
+def nb_log_prob(x: Tensor, log_mu: Tensor, log_theta: Tensor) -> Tensor:
+    """log NB(x; mu, theta), elementwise, from logarithms so that neither tail overflows."""
+    theta = log_theta.exp()
+    log_theta_mu = torch.logaddexp(log_theta, log_mu)
+    combinations = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    return combinations + theta * (log_theta - log_theta_mu) + x * (log_mu - log_theta_mu)
+
+
+def zinb_log_prob(x: Tensor, log_mu: Tensor, log_theta: Tensor, zero_logit: Tensor) -> Tensor:
+    """log of a mixture: zero with probability sigmoid(zero_logit), otherwise NB(x; mu, theta); elementwise."""
+    nb = logsigmoid(-zero_logit) + nb_log_prob(x, log_mu, log_theta)
+    return torch.where(x < 0.5, torch.logaddexp(logsigmoid(zero_logit), nb), nb)
+
+
+def log_mean(x_ang: Tensor, logits_ang: Tensor) -> Tensor:
+    """log of library size times softmax; a cell without counts is given a library of one."""
+    library_an1 = x_ang.sum(-1, keepdim=True).clamp_min(1.0)
+    return library_an1.log() + torch.log_softmax(logits_ang, dim=-1)
+
+
+class NegativeBinomial:
+    """Counts with a dispersion a gene; the decoder gives the logits of the expression shares."""
+
+    heads, has_dispersion, counts = 1, True, True
+
+    def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor) -> Tensor:
+        return nb_log_prob(x_ang, log_mean(x_ang, out_ang), log_theta_a1g).sum(-1)
+
+    def mean(self, x_ang: Tensor, out_ang: Tensor) -> Tensor:
+        return log_mean(x_ang, out_ang).exp()
+
+
+class ZeroInflatedNegativeBinomial:
+    """The same with a probability of an extra zero a gene and cell; the decoder also gives its logit."""
+
+    heads, has_dispersion, counts = 2, True, True
+
+    def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor) -> Tensor:
+        share_ang, zero_ang = out_ang.chunk(2, dim=-1)
+        return zinb_log_prob(x_ang, log_mean(x_ang, share_ang), log_theta_a1g, zero_ang).sum(-1)
+
+    def mean(self, x_ang: Tensor, out_ang: Tensor) -> Tensor:
+        share_ang, zero_ang = out_ang.chunk(2, dim=-1)
+        return log_mean(x_ang, share_ang).exp() * torch.sigmoid(-zero_ang)
