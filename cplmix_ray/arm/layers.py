@@ -39,11 +39,12 @@ class PackedBatchNorm(nn.Module):
     The running statistics are kept per arm even where the affine parameters are shared: arms see other copies.
     """
 
-    def __init__(self, n_sets: int, n_arms: int, width: int, momentum: float = 0.05, eps: float = 1e-3):
+    momentum, eps = 0.05, 1e-3
+
+    def __init__(self, n_sets: int, n_arms: int, width: int, affine: bool = True):
         super().__init__()
-        self.momentum, self.eps = momentum, eps
-        self.weight = nn.Parameter(torch.ones(n_sets, 1, width))
-        self.bias = nn.Parameter(torch.zeros(n_sets, 1, width))
+        self.weight = nn.Parameter(torch.ones(n_sets, 1, width)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(n_sets, 1, width)) if affine else None
         self.register_buffer("running_mean", torch.zeros(n_arms, 1, width))
         self.register_buffer("running_var", torch.ones(n_arms, 1, width))
 
@@ -55,7 +56,8 @@ class PackedBatchNorm(nn.Module):
                 self.running_var.lerp_(var, self.momentum)
         else:
             mean, var = self.running_mean, self.running_var
-        return (x_anh - mean) * (var + self.eps).rsqrt() * self.weight + self.bias
+        x_anh = (x_anh - mean) * (var + self.eps).rsqrt()
+        return x_anh if self.weight is None else x_anh * self.weight + self.bias
 
 
 class PackedMLP(nn.Module):

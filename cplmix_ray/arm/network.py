@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cplmix_ray.arm.layers import PackedLinear, PackedMLP
+from cplmix_ray.arm.layers import PackedBatchNorm, PackedLinear, PackedMLP
 from cplmix_ray.config import Model
 from cplmix_ray.likelihoods import Likelihood
 
@@ -47,6 +47,8 @@ class PackedArms(nn.Module):
         state_in = n_b + (n_k if model.state_given_category else 0)
         back = tuple(reversed(model.hidden))
         self.encoder = PackedMLP(n_sets, n_arms, (shape.n_genes, *model.hidden, n_b), model.batch_norm)
+        # Without a scale of its own the bottleneck cannot fade to nothing, and with it every cell's posterior to uniform.
+        self.bottleneck_norm = PackedBatchNorm(n_sets, n_arms, n_b, affine=False)
         self.category_head = PackedLinear(n_sets, n_b, n_k)
         self.state_head = PackedLinear(n_sets, state_in, 2 * n_d)
         self.decoder = PackedMLP(n_sets, n_arms, (n_k + n_d, n_b, *back), model.batch_norm)
@@ -76,7 +78,7 @@ class PackedArms(nn.Module):
             keep_ang: input dropout, 0 where an input is hidden and 1/(1-p) elsewhere.
         """
         h_ang = self.encoder_input(x_ang)
-        z_anb = self.encoder(h_ang if keep_ang is None else h_ang * keep_ang)
+        z_anb = self.bottleneck_norm(self.encoder(h_ang if keep_ang is None else h_ang * keep_ang))
         p_ank = torch.softmax(self.category_head(z_anb), dim=-1)
         return Encoded(z_anb, torch.log_softmax(p_ank / self.model.temperature, dim=-1))
 

@@ -61,7 +61,7 @@ class Model(Section):
     state_dim: int = Field(2, ge=1, description="Dimensions d of the continuous state.")
     hidden: tuple[int, ...] = Field((128, 128), description="Widths of the encoder's hidden layers.")
     bottleneck: int = Field(32, ge=1, description="Width of the layer from which category and state are read.")
-    batch_norm: bool = Field(False, description="Normalise hidden layers over the minibatch.")
+    batch_norm: bool = Field(True, description="Normalise hidden layers over the minibatch.")
     input_dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs hidden from the encoder.")
     tau: float | None = Field(None, gt=0, description="Temperature of the categorical posterior; default 1/K.")
     gumbel_temperature: float = Field(1.0, gt=0, description="Temperature of the Gumbel-softmax sample.")
@@ -82,7 +82,7 @@ class Objective(Section):
 
     beta: float = Field(1.0, ge=0, description="Weight of KL(q(s|c,x) || p(s|c)).")
     lam: float = Field(1.0, ge=0, description="Coupling weight lambda between the arms.")
-    sigma_floor: float = Field(0.01, gt=0, description="Smallest s.d. of a category in the coupling distance.")
+    sigma_floor: float = Field(1e-3, gt=0, description="Smallest s.d. of a category in the coupling distance.")
 
 
 class Training(Section):

@@ -31,7 +31,7 @@ class GeneDropout(Copy):
 
     Args:
         drop: probability that a gene of a cell is set to zero.
-        noise: standard deviation of Gaussian noise on the logarithms of expressed genes, which stay above zero.
+        noise: standard deviation of Gaussian noise on the logarithms of expressed genes; zeros stay zero.
     """
 
     drop: float

@@ -1,0 +1,103 @@
+"""The arms of one worker with all that changes while they train: weights, Adam's moments, generators."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from cplmix_ray.arm import ArmShape, PackedArms
+from cplmix_ray.config import Config
+from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.likelihoods import LIKELIHOODS
+from cplmix_ray.trainer.randomness import INIT, arm_generators
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def resolve_likelihood(config: Config, preparation: Preparation) -> str:
+    """The likelihood with 'auto' resolved for the kind of data."""
+    if config.model.likelihood != "auto":
+        return config.model.likelihood
+    return "bernoulli" if preparation.kind == "images" else "gaussian"
+
+
+def build_network(n_arms: int, config: Config, preparation: Preparation) -> PackedArms:
+    """Networks of ``n_arms`` arms for data so prepared, not yet initialised."""
+    likelihood = LIKELIHOODS[resolve_likelihood(config, preparation)]
+    return PackedArms(n_arms, config.model, ArmShape(len(preparation.var_names), likelihood, preparation.library))
+
+
+class ArmGroup:
+    """Arms ``arms`` (indices within the run) on one device.
+
+    Args:
+        saved: a snapshot's arms to go on from, taken on any layout; None initialises from the seed.
+        step: steps already done.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        preparation: Preparation,
+        arms: Sequence[int],
+        device: torch.device,
+        saved: dict[int, dict[str, Tensor]] | None = None,
+        step: int = 0,
+    ):
+        self.arms, self.device = tuple(arms), device
+        self.network = build_network(len(arms), config, preparation)
+        if saved is None:
+            cpu = torch.device("cpu")  # weights do not depend on the device that they end up on
+            self.network.draw([arm_generators(config.seed, arm, cpu, [INIT])[INIT] for arm in arms])
+        self.network.to(device)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.training.lr, fused=True)
+        self.generators = [arm_generators(config.seed, arm, device) for arm in arms]
+        if saved is not None:
+            self._restore(saved, step, config.seed)
+
+    def snapshot(self) -> dict[int, dict[str, Tensor]]:
+        """Copies of every arm's tensors on the CPU; nothing in them says which arms shared a worker."""
+        return {arm: {name: t.detach().cpu().clone() for name, t in self._named(i)} for i, arm in enumerate(self.arms)}
+
+    def load_weights(self, saved: dict[int, dict[str, Tensor]]) -> None:
+        """Take over the weights alone, for inference."""
+        with torch.no_grad():
+            for i, arm in enumerate(self.arms):
+                for name, tensor in self._weights(i):
+                    tensor.copy_(saved[arm][f"network/{name}"])
+
+    def _weights(self, i: int) -> Iterator[tuple[str, Tensor]]:
+        """The i-th arm's slice of every weight and running statistic; arms that share a weight have the same slice."""
+        for name, tensor in [*self.network.named_parameters(), *self.network.named_buffers()]:
+            yield name, tensor[min(i, tensor.shape[0] - 1)]
+
+    def _named(self, i: int) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self._weights(i):
+            yield f"network/{name}", tensor
+        for name, parameter in self.network.named_parameters():
+            for moment in _MOMENTS:
+                if parameter in self.optimiser.state:
+                    yield f"adam/{name}/{moment}", self.optimiser.state[parameter][moment][min(i, len(parameter) - 1)]
+        for purpose, generator in self.generators[i].items():
+            yield f"generators/{purpose}", generator.get_state()
+
+    def _restore(self, saved: dict[int, dict[str, Tensor]], step: int, seed: int) -> None:
+        self.load_weights(saved)
+        for parameter in self.network.parameters():
+            self.optimiser.state[parameter] = {
+                "step": torch.tensor(float(step), device=self.device),
+                **{moment: torch.zeros_like(parameter) for moment in _MOMENTS},
+            }
+        for i, arm in enumerate(self.arms):
+            for name, tensor in self._named(i):
+                if name.startswith("adam/") and name in saved[arm]:
+                    tensor.copy_(saved[arm][name])
+            self._restore_generators(i, saved[arm], step, seed)
+
+    def _restore_generators(self, i: int, saved: dict[str, Tensor], step: int, seed: int) -> None:
+        states = {purpose: saved[f"generators/{purpose}"] for purpose in self.generators[i]}
+        if all(s.shape == self.generators[i][p].get_state().shape for p, s in states.items()):
+            for purpose, state in states.items():
+                self.generators[i][purpose].set_state(state)
+        else:  # saved on another kind of device: same law, other numbers
+            self.generators[i] = arm_generators(seed, self.arms[i], self.device, step=step)

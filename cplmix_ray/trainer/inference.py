@@ -1,0 +1,56 @@
+"""Posteriors of given cells, with no sampling."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cplmix_ray.arm import PackedArms
+from cplmix_ray.simplex import centre
+
+BATCH = 2048
+
+
+@torch.no_grad()
+def posteriors(
+    network: PackedArms, rows: Callable[[Tensor], Tensor], idx_n: np.ndarray, device: torch.device
+) -> tuple[np.ndarray, list[float]]:
+    """Each arm's log-posterior of the cells as they are, without copies.
+
+    Returns:
+        log q(c|x), shape (A, n, K) float32, and each arm's reconstruction loss in nats a cell, at the mean state and
+        the arm's own posterior.
+    """
+    blocks, loss_a = [], torch.zeros(network.n_arms)
+    for x_ang, _ in _batches(network, rows, idx_n, device):
+        encoded = network.encode(x_ang)
+        q_ank = encoded.log_q_ank.exp()
+        mu_and, _ = network.state(encoded.z_anb, q_ank)
+        loss_a += -network.log_prob(x_ang, network.decode(mu_and, q_ank)).sum(-1).cpu()
+        blocks.append(encoded.log_q_ank.cpu().numpy())
+    if not blocks:
+        return np.zeros((network.n_arms, 0, network.model.n_categories), np.float32), [float("nan")] * network.n_arms
+    return np.concatenate(blocks, axis=1), (loss_a / len(idx_n)).tolist()
+
+
+@torch.no_grad()
+def consensus_states(
+    network: PackedArms, rows: Callable[[Tensor], Tensor], idx_n: np.ndarray, device: torch.device
+) -> np.ndarray:
+    """Each arm's mean state given the consensus posterior, shape (A, n, d) float32."""
+    blocks = [np.zeros((network.n_arms, 0, network.model.state_dim), np.float32)]
+    for x_ang, _ in _batches(network, rows, idx_n, device):
+        encoded = network.encode(x_ang)
+        c_ank = centre(encoded.log_q_ank).expand(network.n_arms, -1, -1)
+        blocks.append(network.state(encoded.z_anb, c_ank)[0].cpu().numpy())
+    return np.concatenate(blocks, axis=1)
+
+
+def _batches(
+    network: PackedArms, rows: Callable[[Tensor], Tensor], idx_n: np.ndarray, device: torch.device
+) -> Iterator[tuple[Tensor, np.ndarray]]:
+    network.eval()
+    for start in range(0, len(idx_n), BATCH):
+        part = idx_n[start : start + BATCH]
+        yield rows(torch.as_tensor(part)).to(device).expand(network.n_arms, -1, -1), part

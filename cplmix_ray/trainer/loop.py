@@ -1,0 +1,75 @@
+"""The training loop of one worker: a generator of events, the same wherever it runs."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cplmix_ray.config import Config
+from cplmix_ray.copies import build_copies
+from cplmix_ray.coupling import ArmSum
+from cplmix_ray.data.dataset import TrainingSet, copies_for, dense_rows
+from cplmix_ray.trainer.arm_group import ArmGroup
+from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
+from cplmix_ray.trainer.inference import posteriors
+from cplmix_ray.trainer.randomness import CellOrder
+from cplmix_ray.trainer.schedules import lam_at, lr_at
+from cplmix_ray.trainer.step import Exercise, draw_copies, train_step
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: after ``step`` steps, from the arms' saved tensors (None: from the seed)."""
+
+    step: int = 0
+    arms: dict[int, dict[str, Tensor]] | None = None
+
+
+def row_reader(data: TrainingSet) -> Callable[[Tensor], Tensor]:
+    """Reads rows as a dense tensor."""
+    return lambda idx_n: torch.from_numpy(dense_rows(data.values_ng, idx_n.numpy()))
+
+
+def train_arms(
+    config: Config,
+    data: TrainingSet,
+    arms: Sequence[int],
+    device: torch.device,
+    start: Start,
+    group: dist.ProcessGroup | None = None,
+) -> Iterator[Logged | Evaluated | Snapshot]:
+    """Train ``arms`` of the run; the others train elsewhere in ``group``, or are all here where it is None.
+
+    Yields:
+        Terms of the objective every ``log_every`` steps, posteriors every ``evaluate_every``, snapshots every
+        ``checkpoint_every`` and at the end.
+    """
+    training = config.training
+    n_steps = training.steps(len(data.train_idx))
+    ours = None if start.arms is None else {arm: start.arms[arm] for arm in arms}
+    worker = ArmGroup(config, data.preparation, arms, device, ours, start.step)
+    chain = build_copies(copies_for(config, data.preparation), config.copies, data)
+    exercise = Exercise(config, row_reader(data), chain, n_steps, ArmSum(group))
+    order = CellOrder(data.train_idx, training.batch_size, config.seed)
+    begun = time.perf_counter()
+
+    for step in range(start.step, n_steps):
+        x_ang = draw_copies(worker, exercise, order.batch(step))
+        terms, distance = train_step(worker, exercise, x_ang, step)
+        done = step + 1
+        last = done == n_steps
+        if done % training.log_every == 0 or last:
+            per_arm = {name: value.tolist() for name, value in terms.items()}
+            common = {
+                "distance": float(distance),
+                "lam": lam_at(step, config.objective.lam, training),
+                "lr": lr_at(step, n_steps, training),
+            }
+            yield Logged(done, per_arm, common, time.perf_counter() - begun)
+        if (done % training.evaluate_every == 0 or last) and len(data.val_idx):
+            yield Evaluated(done, *posteriors(worker.network, exercise.rows, data.val_idx, device))
+        if done % training.checkpoint_every == 0 or last:
+            yield Snapshot(done, worker.snapshot())

@@ -1,0 +1,127 @@
+"""One step of Eq. 7 for the arms of one worker."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cplmix_ray.arm import gaussian_sample, gumbel_noise, gumbel_softmax
+from cplmix_ray.config import Config
+from cplmix_ray.copies import Copy, make_copies
+from cplmix_ray.coupling import ArmSum, DSigmaCoupling
+from cplmix_ray.errors import NonFiniteError
+from cplmix_ray.objective import Terms, categorical_entropy, loss_of, state_kl
+from cplmix_ray.trainer.arm_group import ArmGroup
+from cplmix_ray.trainer.guard import require_finite
+from cplmix_ray.trainer.randomness import AUGMENT, DROPOUT, GUMBEL, STATE
+from cplmix_ray.trainer.schedules import lam_at, lr_at
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """What stays the same from step to step.
+
+    Args:
+        rows: reads rows of the data as a dense (n, g) tensor on the CPU.
+        chain: kinds of type-preserving copies.
+        n_steps: length of the run, for the schedules.
+        arm_sum: the sum over arms, across workers where there are several.
+    """
+
+    config: Config
+    rows: Callable[[Tensor], Tensor]
+    chain: list[Copy]
+    n_steps: int
+    arm_sum: ArmSum
+
+    @property
+    def coupling(self) -> DSigmaCoupling:
+        return DSigmaCoupling(self.config.model.n_arms, self.config.objective.sigma_floor)
+
+
+def draw_copies(group: ArmGroup, exercise: Exercise, idx_n: np.ndarray) -> Tensor:
+    """Each arm's own copies of the same cells, shape (A_local, n, g)."""
+    rows = torch.as_tensor(idx_n)
+    copies = [make_copies(exercise.chain, rows, exercise.rows, g[AUGMENT]) for g in group.generators]
+    return torch.stack(copies).to(group.device)
+
+
+def train_step(group: ArmGroup, exercise: Exercise, x_ang: Tensor, step: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Forward, one sum over arms, backward, update.
+
+    Args:
+        x_ang: the arms' copies of the minibatch.
+        step: counted from 0.
+
+    Returns:
+        Terms of each arm by name, each (A_local,), and the pairwise distance over all arms (scalar).
+
+    Raises:
+        NonFiniteError: a term or a gradient is not finite; the weights are then untouched.
+    """
+    config, network, coupling = exercise.config, group.network, exercise.coupling
+    network.train()
+    encoded = network.encode(x_ang, _input_dropout(group, config.model.input_dropout, x_ang))
+    sent = coupling.send(encoded.log_q_ank)
+    # The sum needs the encoder alone: it travels while the decoder runs.
+    pending = exercise.arm_sum.launch(sent.u_ank, sent.norm2_a)
+
+    c_ank = gumbel_softmax(encoded.log_q_ank, _noise(group, GUMBEL, encoded.log_q_ank), config.model.gumbel_temperature)
+    mu_and, log_var_and = network.state(encoded.z_anb, c_ank)
+    s_and = gaussian_sample(mu_and, log_var_and, _noise(group, STATE, mu_and))
+    out_ang = network.decode(s_and, c_ank)
+    terms = Terms(
+        reconstruction=-network.log_prob(x_ang, out_ang).mean(-1),
+        kl_state=state_kl(mu_and, log_var_and).mean(-1),
+        entropy=categorical_entropy(encoded.log_q_ank).mean(-1),
+    )
+    report = {"entropy": terms.entropy, "kl_state": terms.kl_state, "reconstruction": terms.reconstruction}
+    require_finite({**report, "coupling": sent.norm2_a}, group.arms, step)
+
+    sum_nk, norm2_total = pending.wait()
+    distance = coupling.pairwise(norm2_total, sum_nk)
+    if not torch.isfinite(distance):
+        raise NonFiniteError("coupling", None, step)
+    lam = lam_at(step, config.objective.lam, config.training)
+    loss_a = loss_of(terms, config.model.n_arms, config.objective.beta) + lam * coupling.surrogate(sent, sum_nk)
+    group.optimiser.zero_grad(set_to_none=True)
+    loss_a.sum().backward()
+    norm_a = _update(group, exercise, step)
+    return {**{k: v.detach() for k, v in report.items()}, "gradient": norm_a, "sigma_floored": sent.floored_a}, distance
+
+
+def _update(group: ArmGroup, exercise: Exercise, step: int) -> Tensor:
+    """Clip each arm's gradient by its own norm, then Adam; returns the norms before clipping, (A_local,)."""
+    training, parameters = exercise.config.training, list(group.network.parameters())
+    if exercise.config.model.shared_parameters:
+        exercise.arm_sum.reduce_gradients(parameters)
+    squares = [p.grad.flatten(1).square().sum(1) for p in parameters if p.grad is not None]
+    norm_a = torch.stack(squares).sum(0).sqrt().expand(len(group.arms))
+    require_finite({"gradient": norm_a}, group.arms, step)
+    if training.clip is not None:
+        scale_a = (training.clip / (norm_a + 1e-12)).clamp_max(1.0)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale_a[: len(parameter)].view(-1, *[1] * (parameter.dim() - 1)))
+    for settings in group.optimiser.param_groups:
+        settings["lr"] = lr_at(step, exercise.n_steps, training)
+    group.optimiser.step()
+    return norm_a
+
+
+def _noise(group: ArmGroup, purpose: str, like_ani: Tensor) -> Tensor:
+    """Each arm's own noise in the shape of ``like_ani``: Gumbel for the category, Gaussian for the state."""
+    shape = tuple(like_ani.shape[1:])
+    if purpose == GUMBEL:
+        return torch.stack([gumbel_noise(shape, g[GUMBEL]) for g in group.generators])
+    return torch.stack([torch.randn(shape, generator=g[purpose], device=group.device) for g in group.generators])
+
+
+def _input_dropout(group: ArmGroup, rate: float, x_ang: Tensor) -> Tensor | None:
+    if rate == 0.0:
+        return None
+    shape = tuple(x_ang.shape[1:])
+    uniform = [torch.rand(shape, generator=g[DROPOUT], device=group.device) for g in group.generators]
+    return (torch.stack(uniform) >= rate).float() / (1.0 - rate)
