@@ -53,7 +53,9 @@ class PackedArms(nn.Module):
         self.state_head = PackedLinear(n_sets, state_in, 2 * n_d)
         self.decoder = PackedMLP(n_sets, n_arms, (n_k + n_d, n_b, *back), model.batch_norm)
         self.output = PackedLinear(n_sets, back[-1] if back else n_b, shape.likelihood.heads * shape.n_genes)
-        self.log_theta = nn.Parameter(torch.zeros(n_sets, 1, shape.n_genes)) if shape.likelihood.has_dispersion else None
+        self.log_theta = (
+            nn.Parameter(torch.zeros(n_sets, 1, shape.n_genes)) if shape.likelihood.has_dispersion else None
+        )
 
     def draw(self, generators: list[torch.Generator]) -> None:
         """Initialise each arm from its own generator; arms that share their weights take the first one's."""

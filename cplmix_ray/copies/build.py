@@ -21,9 +21,7 @@ def build_copies(kinds: Sequence[str], copies: Copies, data: TrainingSet) -> lis
             chain.append(Neighbours(torch.as_tensor(data.neighbours)))
         elif kind == "affine":
             assert data.preparation.image_shape is not None
-            chain.append(
-                Affine(data.preparation.image_shape, copies.rotation, copies.zoom, copies.shear, copies.shift)
-            )
+            chain.append(Affine(data.preparation.image_shape, copies.rotation, copies.zoom, copies.shear, copies.shift))
         elif kind == "thinning":
             chain.append(Thinning(copies.thinning_keep))
         elif kind == "gene_dropout":

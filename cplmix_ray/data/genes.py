@@ -8,22 +8,32 @@ from cplmix_ray.data.source import Values
 from cplmix_ray.errors import InputError
 
 
-def highly_variable(log_values_ng: Values, n_genes: int) -> np.ndarray:
-    """Indices of the most variable genes, in their old order, by scanpy's dispersion ranking of log-expression.
+def highly_variable(values_ng: Values, n_genes: int, counts: bool) -> np.ndarray:
+    """Indices of the most variable genes, in their old order, by scanpy.
+
+    Raw counts are ranked by the variance of their analytic Pearson residuals (Lause et al. 2021), log-expression by
+    normalised dispersion (Zheng et al. 2017).
 
     Raises:
         InputError: scanpy is not installed.
     """
-    if n_genes >= log_values_ng.shape[1]:
-        return np.arange(log_values_ng.shape[1])
+    if n_genes >= values_ng.shape[1]:
+        return np.arange(values_ng.shape[1])
     try:
         import scanpy
     except ImportError:
         raise InputError("--hvg needs scanpy; install it with: pip install 'cplmix_ray[scanpy]'.") from None
-    var = pd.DataFrame(index=[str(i) for i in range(log_values_ng.shape[1])])
-    adata = anndata.AnnData(X=log_values_ng, var=var)
-    table = scanpy.pp.highly_variable_genes(adata, n_top_genes=n_genes, flavor="seurat", inplace=False)
-    return np.flatnonzero(table["highly_variable"].to_numpy())
+    expressed = np.flatnonzero(np.asarray((values_ng != 0).sum(axis=0)).ravel())
+    if n_genes >= len(expressed):
+        return expressed
+    values = values_ng[:, expressed].astype(np.float32)
+    adata = anndata.AnnData(X=values, var=pd.DataFrame(index=[str(gene) for gene in expressed]))
+    if counts:
+        rank = scanpy.experimental.pp.highly_variable_genes
+        table = rank(adata, n_top_genes=n_genes, flavor="pearson_residuals", inplace=False)
+    else:
+        table = scanpy.pp.highly_variable_genes(adata, n_top_genes=n_genes, flavor="cell_ranger", inplace=False)
+    return expressed[table["highly_variable"].to_numpy()]
 
 
 def columns_of(var_names: pd.Index, wanted: tuple[str, ...], name: str) -> np.ndarray:

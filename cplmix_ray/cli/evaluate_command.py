@@ -1,0 +1,60 @@
+"""`python -m cplmix_ray.evaluate`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cplmix_ray.cli.line import parse_line
+from cplmix_ray.cli.table import score_line
+from cplmix_ray.config import load_config
+from cplmix_ray.errors import InputError
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a trained model: how well its categories match known types, and how well its arms agree."""
+
+    run: str
+    """Folder that train wrote with --out."""
+    config: str | None = None
+    """YAML file whose input section names the data; default: the run's own."""
+    data: str | None = None
+    """Cells or images to score; default: those the run was trained on."""
+    layer: str | None = None
+    """Layer of the .h5ad to read in place of X."""
+    labels_key: str | None = None
+    """Column of obs with known types; without it, only scores that need no labels."""
+    out: str | None = None
+    """JSON file for the scores; default: evaluation.json in the run's folder."""
+
+
+def evaluate(args: list[str]) -> None:
+    """Infer, score the consensus and every arm, write the scores, and say where they are."""
+    command = parse_line(Evaluate, args, "evaluate")
+    from cplmix_ray.data.dataset import read_source
+    from cplmix_ray.run.folder import require_writable, write_whole
+    from cplmix_ray.run.model import TrainedModel
+    from cplmix_ray.scores import score
+
+    model = TrainedModel.load(command.run)
+    given = load_config(command.config).input if command.config else model.config.input
+    own = command.data is None
+    layer = command.layer if command.layer is not None or not own else given.layer
+    labels_key = command.labels_key if command.labels_key is not None or not own else given.labels_key
+    out = Path(command.out) if command.out else Path(command.run) / "evaluation.json"
+    require_writable(out.parent)
+    source = read_source(given.data if own else str(command.data), layer, labels_key)
+    inferred = model.infer(model.values_of(source))
+    consensus, arms = score(inferred.log_q_ank, inferred.probs_nk, source.labels_n)
+    consensus["reconstruction"] = sum(inferred.reconstruction) / len(inferred.reconstruction)
+    if not all(arms):
+        raise InputError(f"{source.name} holds no cells.")
+    print(f"{source.name}: {source.n_cells} cells, {len(model.preparation.var_names)} genes, step {model.step}.")
+    print(score_line("Consensus", consensus))
+    for arm, scores in enumerate(arms):
+        scores["reconstruction"] = inferred.reconstruction[arm]
+        print(score_line(f"Arm {arm}", scores))
+    tree = {**consensus, "steps": model.step, "n_cells": source.n_cells, "data": source.name, "arms": arms}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, json.dumps(tree, indent=1).encode() + b"\n")
+    print(f"Scores are in {out}.")

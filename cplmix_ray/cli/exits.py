@@ -1,0 +1,25 @@
+"""From errors to one sentence and an exit status: 0 done, 2 bad input, 1 anything else."""
+
+import sys
+from collections.abc import Callable
+
+from cplmix_ray.errors import InputError, TrainingError
+
+
+def run_command(command: Callable[[list[str]], None]) -> None:
+    """Run a command on the words of the command line and leave the process."""
+    try:
+        command(sys.argv[1:])
+    except InputError as error:
+        _leave(f"error: {error}", 2)
+    except TrainingError as error:
+        _leave(f"error: {error}", 1)
+    except KeyboardInterrupt:
+        _leave("Interrupted; the newest checkpoint stays, and the same command with --resume goes on from it.", 1)
+    except OSError as error:
+        _leave(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.", 1)
+
+
+def _leave(sentence: str, status: int) -> None:
+    print(sentence, file=sys.stderr)
+    sys.exit(status)

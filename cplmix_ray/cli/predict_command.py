@@ -1,0 +1,44 @@
+"""`python -m cplmix_ray.predict`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cplmix_ray.cli.line import parse_line
+from cplmix_ray.cli.table import score_line
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Give cells, old or new, their categories and states by a trained model; the genes must have the same names."""
+
+    run: str
+    """Folder that train wrote with --out."""
+    data: str
+    """Cells (.h5ad) or images (.npz) to annotate; the file itself is left alone."""
+    out: str
+    """The .h5ad to write: the given cells with the results added."""
+    layer: str | None = None
+    """Layer of the .h5ad that holds the expression; default: the one the run was trained on."""
+    key_added: str = "cplmix"
+    """Beginning of the added names: obs <key>_category and <key>_confidence, obsm X_<key> and <key>_probs."""
+
+
+def predict(args: list[str]) -> None:
+    """Infer, add the keys, write the file, and say where it is."""
+    command = parse_line(Predict, args, "predict")
+    from cplmix_ray.data.dataset import read_source
+    from cplmix_ray.run.annotate import annotate, write_h5ad
+    from cplmix_ray.run.folder import require_writable
+    from cplmix_ray.run.model import TrainedModel
+    from cplmix_ray.scores import score
+
+    out = Path(command.out)
+    require_writable(out.parent)
+    model = TrainedModel.load(command.run)
+    source = read_source(command.data, command.layer if command.layer is not None else model.config.input.layer)
+    inferred = model.infer(model.values_of(source))
+    scores, _ = score(inferred.log_q_ank, inferred.probs_nk, None)
+    annotate(source.adata, inferred, model, scores, command.key_added)
+    write_h5ad(source.adata, out)
+    print(score_line(f"{source.n_cells} cells", scores))
+    print(f"Results are in {out}: obs['{command.key_added}_category'], obsm['X_{command.key_added}'] and others.")

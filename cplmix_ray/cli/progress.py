@@ -1,0 +1,60 @@
+"""How a run looks while it goes on: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+
+class Display:
+    """Shows the steps done, the time left and a few figures.
+
+    Args:
+        first, last: steps already done and steps in all.
+    """
+
+    LINES, QUIET_SECONDS = 10, 30.0
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+        self.first = self.last = self.told = 0
+        self.begun = self.told_at = time.monotonic()
+
+    def begin(self, first: int, last: int) -> None:
+        """Start counting from ``first`` steps done to ``last``."""
+        self.first, self.last, self.told = first, last, first
+        self.begun = self.told_at = time.monotonic()
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=last, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05)
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        if self.bar is not None:
+            self.bar.write(line)
+        else:
+            print(line, flush=True)
+
+    def advance(self, step: int, figures: dict[str, float]) -> None:
+        """Show that ``step`` steps are done."""
+        if self.bar is not None:
+            self.bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
+            self.bar.update(step - self.bar.n)
+            return
+        now = time.monotonic()
+        due = step - self.told >= (self.last - self.first) / self.LINES or now - self.told_at > self.QUIET_SECONDS
+        if (due or step == self.last) and step > self.told:
+            left = (now - self.begun) / (step - self.first) * (self.last - step)
+            shown = "".join(f", {name} {value:.4g}" for name, value in figures.items())
+            print(f"step {step}/{self.last}, {_duration(left)} left{shown}", flush=True)
+            self.told, self.told_at = step, now
+
+    def end(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

@@ -1,0 +1,18 @@
+"""Scores as words."""
+
+_NAMES = {
+    "acc": "ACC",
+    "ari": "ARI",
+    "nmi": "NMI",
+    "consensus": "consensus",
+    "amp": "AMP",
+    "kl_qc_pc": "KL(q(c)||p(c))",
+    "populated": "populated",
+    "reconstruction": "L_rec",
+}
+
+
+def score_line(title: str, scores: dict[str, float]) -> str:
+    """One line of the scores that are there."""
+    shown = [f"{label} {scores[name]:.4g}" for name, label in _NAMES.items() if name in scores]
+    return f"{title}: {', '.join(shown)}"

@@ -1,0 +1,92 @@
+"""`python -m cplmix_ray.train`."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from cplmix_ray.cli.line import Flag, parse_line, peek
+from cplmix_ray.cli.progress import Display
+from cplmix_ray.cli.table import score_line
+from cplmix_ray.config import Config, load_config
+from cplmix_ray.errors import InputError
+
+
+@dataclass(frozen=True)
+class Train:
+    """Find cell types and states without labels: train coupled autoencoders that must agree on each cell's category.
+
+    With nothing given, trains two arms on the handwritten digits inside scikit-learn. For cells:
+    python -m cplmix_ray.train --data cells.h5ad --n-categories 20 --out my_run
+    """
+
+    config: str | None = None
+    """YAML file of settings; what stands on the line goes before it."""
+    out: str | None = None
+    """Folder for everything the run writes; default: runs/<data>-<time>."""
+    resume: Flag = False
+    """Go on with the run in --out from its newest checkpoint; start anew where there is none."""
+    settings: tyro.conf.FlagConversionOff[Config] = field(default_factory=Config)
+
+
+def parse_train(args: list[str]) -> Train:
+    """The command line over the YAML file, over the settings of the run that is resumed, over the defaults."""
+    early = peek(args, "config", "out", "resume")
+    settings = Config()
+    if early["config"]:
+        settings = load_config(early["config"])
+    elif early["resume"] is not None and early["out"] and (Path(early["out"]) / "config.yaml").exists():
+        settings = load_config(Path(early["out"]) / "config.yaml")
+    return parse_line(Train, args, "train", Train(settings=settings))
+
+
+def train(args: list[str]) -> None:
+    """Train, write the run folder, and say where it is."""
+    command = parse_train(args)
+    config, display = command.settings, Display()
+    if command.resume and command.out is None:
+        raise InputError("--resume needs --out with the folder of the run to go on with.")
+    # Heavy imports only now, so that --help and a wrong line answer at once.
+    from cplmix_ray.data.dataset import build_dataset, read_source
+    from cplmix_ray.run.conduct import conduct
+    from cplmix_ray.run.folder import RunFolder
+    from cplmix_ray.run.resume import checkpoint_to_resume
+
+    folder = RunFolder(command.out or _fresh_name(config.input.data))
+    folder.require_room(command.resume)
+    source = read_source(config.input.data, config.input.layer, config.input.labels_key)
+    data = build_dataset(source, config)
+    for note in data.notes:
+        display.say(note)
+    checkpoint = checkpoint_to_resume(folder, config, data, display.say) if command.resume else None
+
+    def announce(plan, first: int, last: int) -> None:
+        shape = data.training.values_ng.shape
+        display.say(
+            f"{source.name}: {shape[0]} x {shape[1]}, {len(data.training.train_idx)} train, "
+            f"{len(data.training.val_idx)} validate; K = {config.model.n_categories}, seed {config.seed}."
+        )
+        display.say(plan.reason)
+        display.begin(first, last)
+
+    try:
+        outcome = conduct(config, data, folder, display, checkpoint, announce)
+    finally:
+        display.end()
+    metrics = outcome.metrics
+    display.say(f"Trained {metrics['steps']} steps in {metrics['seconds']:.1f} s.")
+    display.say(score_line("All cells", metrics))
+    held_out = {name.removeprefix("val_"): value for name, value in metrics.items() if name.startswith("val_")}
+    if held_out:
+        display.say(score_line("Validation", held_out))
+    if metrics["populated"] <= config.model.n_categories / 2:
+        display.say(
+            f"Only {metrics['populated']:g} of {config.model.n_categories} categories hold cells; "
+            f"try a --tau below {config.model.temperature:g}, a smaller --lam, or more steps."
+        )
+    display.say(f"Results are in {folder.path}: result.h5ad, metrics.json, checkpoints/, tensorboard/.")
+
+
+def _fresh_name(data: str) -> Path:
+    return Path("runs") / f"{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"

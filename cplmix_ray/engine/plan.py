@@ -1,0 +1,76 @@
+"""Which engine, how many workers, and which arms on which; decided and said before anything starts."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from cplmix_ray.config import Placement
+from cplmix_ray.errors import InputError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the arms of a run go.
+
+    Attributes:
+        engine: 'local' or 'ray'.
+        workers: the arms of each worker.
+        gpu: whether each worker holds a GPU (else one CPU core).
+        reason: one sentence for the user.
+    """
+
+    engine: str
+    workers: tuple[tuple[int, ...], ...]
+    gpu: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What there is to run on: whole GPUs and CPU cores, and where they were counted."""
+
+    gpus: int
+    cpus: int
+    where: str
+
+
+def local_devices() -> Devices:
+    """GPUs and usable cores of this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Devices(torch.cuda.device_count() if torch.cuda.is_available() else 0, cores, "this machine")
+
+
+def make_plan(placement: Placement, n_arms: int, devices: Devices) -> Plan:
+    """Choose the engine and spread the arms.
+
+    Raises:
+        InputError: the workers asked for are more than the devices.
+    """
+    if placement.device == "cuda" and devices.gpus == 0:
+        raise InputError(f"--device cuda was asked for, but {devices.where} has no GPU; use --device cpu or auto.")
+    gpu = devices.gpus > 0 and placement.device != "cpu"
+    unit, count = ("GPU", devices.gpus) if gpu else ("CPU core", devices.cpus)
+    has = f"{devices.where} has {count} {unit}{'s' if count != 1 else ''}"
+    if placement.engine == "local":
+        return _packed(n_arms, gpu, "as --engine local asks")
+    if placement.engine == "auto" and placement.arms_per_worker is None:
+        if n_arms == 1:
+            return _packed(n_arms, gpu, "one arm has no other to run beside")
+        if count < 2:
+            return _packed(n_arms, gpu, f"{has}, and actors would only take turns on it")
+    per_worker = placement.arms_per_worker or -(-n_arms // max(1, min(n_arms, count)))
+    workers = tuple(tuple(range(first, min(first + per_worker, n_arms))) for first in range(0, n_arms, per_worker))
+    if len(workers) > count:
+        raise InputError(
+            f"{n_arms} arms with {per_worker} a worker need {len(workers)} {unit}s, but {has}; "
+            f"raise --arms-per-worker to {-(-n_arms // max(1, count))} or use --engine local."
+        )
+    asked = "as --engine ray asks" if placement.engine == "ray" else f"{has}, one for each worker"
+    spread = ", ".join("+".join(str(arm) for arm in arms) for arms in workers)
+    return Plan("ray", workers, gpu, f"Engine ray: arms {spread} on {len(workers)} Ray actors ({asked}).")
+
+
+def _packed(n_arms: int, gpu: bool, why: str) -> Plan:
+    arms = f"{n_arms} arms" if n_arms > 1 else "one arm"
+    return Plan("local", (tuple(range(n_arms)),), gpu, f"Engine local: {arms} packed in this process ({why}).")

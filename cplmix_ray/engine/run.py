@@ -1,0 +1,41 @@
+"""One entrance to both engines."""
+
+import contextlib
+from collections.abc import Iterator
+
+from cplmix_ray.config import Config, Placement
+from cplmix_ray.data.dataset import TrainingSet
+from cplmix_ray.engine.plan import Plan, local_devices, make_plan
+from cplmix_ray.engine.session import cluster_devices, joins_cluster, ray_session
+from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
+from cplmix_ray.trainer.loop import Start
+
+
+@contextlib.contextmanager
+def engine_for(placement: Placement, n_arms: int) -> Iterator[Plan]:
+    """Decide where the arms go, with Ray connected while it is needed.
+
+    Raises:
+        InputError: more workers are asked for than there are devices.
+    """
+    with contextlib.ExitStack() as stack:
+        if placement.engine != "local" and joins_cluster(placement.ray_address):
+            stack.enter_context(ray_session(placement.ray_address))
+            plan = make_plan(placement, n_arms, cluster_devices())
+        else:
+            plan = make_plan(placement, n_arms, local_devices())
+            if plan.engine == "ray":
+                stack.enter_context(ray_session(placement.ray_address))
+        yield plan
+
+
+def run_arms(plan: Plan, config: Config, data: TrainingSet, start: Start) -> Iterator[Logged | Evaluated | Snapshot]:
+    """Train as planned; events come merged over all arms."""
+    if plan.engine == "local":
+        from cplmix_ray.engine.local import train_packed
+
+        yield from train_packed(plan, config, data, start)
+    else:
+        from cplmix_ray.engine.actors import train_on_actors
+
+        yield from train_on_actors(plan, config, data, start)

@@ -1,0 +1,73 @@
+"""Joining or starting Ray, and leaving it as it was found."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+from cplmix_ray.engine.plan import Devices, local_devices
+from cplmix_ray.errors import InputError
+
+# Set before Ray is imported: its first import reads them.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+_STORE_BYTES = 2 << 30
+"""Bound of the object store of a Ray started here; it is filled only by the data, which is put once."""
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """A connected Ray: the caller's if there is one, else a named cluster's, else one of its own for the while.
+
+    Raises:
+        InputError: there is no cluster at the address.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address and address != "local":
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            # "local" rather than nothing: a stale address file would otherwise lead to a cluster that is gone.
+            ray.init(address="local", num_cpus=local_devices().cpus, object_store_memory=_store_bytes(), **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"Cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cluster_devices() -> Devices:
+    """What the connected cluster has, in whole devices."""
+    import ray
+
+    resources = ray.cluster_resources()
+    return Devices(int(resources.get("GPU", 0)), int(resources.get("CPU", 0)), "the Ray cluster")
+
+
+def joins_cluster(address: str | None) -> bool:
+    """Whether the devices are to be counted on a cluster rather than on this machine."""
+    import sys
+
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return True
+    address = address or os.environ.get("RAY_ADDRESS")
+    return bool(address) and address != "local"
+
+
+def _store_bytes() -> int:
+    """The store lives in shared memory where there is enough of it."""
+    try:
+        room = os.statvfs("/dev/shm")
+        free = room.f_bavail * room.f_frsize
+    except (OSError, AttributeError):
+        return _STORE_BYTES
+    return max(100 << 20, min(_STORE_BYTES, int(free * 0.8)))

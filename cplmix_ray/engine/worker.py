@@ -1,0 +1,54 @@
+"""One worker: a process with its arms, in a torch.distributed group with the others."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from cplmix_ray.config import Config
+from cplmix_ray.data.dataset import TrainingSet
+from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
+from cplmix_ray.trainer.loop import Start, train_arms
+
+
+class ArmWorker:
+    """Runs as a Ray actor; holds ``arms`` of the run.
+
+    Args:
+        rank, world: this worker's place among the workers.
+        threads: torch threads.
+    """
+
+    def __init__(self, arms: tuple[int, ...], rank: int, world: int, threads: int):
+        self.arms, self.rank, self.world = arms, rank, world
+        torch.set_num_threads(threads)
+        self.store: dist.TCPStore | None = None
+
+    def open_store(self, timeout: float) -> tuple[str, int]:
+        """On the first worker: start the rendezvous and say where it listens."""
+        from ray.util import get_node_ip_address
+
+        host = get_node_ip_address()
+        self.store = dist.TCPStore(
+            host, 0, None, is_master=True, timeout=timedelta(seconds=timeout), wait_for_workers=False
+        )
+        return host, self.store.port
+
+    def join(self, host: str, port: int, timeout: float, gpu: bool) -> None:
+        """Meet the other workers; every collective gives up after ``timeout`` seconds."""
+        limit = timedelta(seconds=timeout)
+        if self.store is None:
+            self.store = dist.TCPStore(host, port, None, is_master=False, timeout=limit)
+        dist.init_process_group(
+            "nccl" if gpu else "gloo", store=self.store, rank=self.rank, world_size=self.world, timeout=limit
+        )
+
+    def train(self, config: Config, data: list, start: list, gpu: bool) -> Iterator[Logged | Evaluated | Snapshot]:
+        """The loop; each event streams to the driver. Data and start come as references in lists, read in place."""
+        import ray
+
+        training: TrainingSet = ray.get(data[0])
+        begin: Start = ray.get(start[0])
+        device = torch.device("cuda:0" if gpu else "cpu")
+        yield from train_arms(config, training, self.arms, device, begin, dist.group.WORLD)

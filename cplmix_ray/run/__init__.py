@@ -1,0 +1,1 @@
+"""A run from cells to results: its folder, its records, the trained model, the annotated cells."""

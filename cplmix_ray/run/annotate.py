@@ -1,0 +1,52 @@
+"""What was inferred, as the keys that users find in their AnnData object."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from cplmix_ray import __version__
+from cplmix_ray.config.files import dump_config
+from cplmix_ray.errors import InputError
+from cplmix_ray.run.model import Inferred, TrainedModel
+
+
+def annotate(
+    adata: anndata.AnnData, inferred: Inferred, model: TrainedModel, metrics: dict[str, Any], key: str = "cplmix"
+) -> None:
+    """Add the results in place: obs category and confidence, obsm state and probabilities, uns provenance."""
+    n_categories = model.config.model.n_categories
+    adata.obs[f"{key}_category"] = pd.Categorical.from_codes(
+        inferred.category_n, categories=[str(k) for k in range(n_categories)]
+    )
+    adata.obs[f"{key}_confidence"] = inferred.confidence_n.astype(np.float32)
+    adata.obsm[f"X_{key}"] = inferred.state_nd.astype(np.float32)
+    adata.obsm[f"{key}_probs"] = inferred.probs_nk.astype(np.float32)
+    adata.uns["cplmix_ray" if key == "cplmix" else f"{key}_ray"] = {
+        "version": __version__,
+        "config": dump_config(model.config),
+        "seed": model.config.seed,
+        "step": model.step,
+        "consensus": float(metrics.get("consensus", float("nan"))),
+        "metrics": {name: value for name, value in metrics.items() if isinstance(value, int | float | str)},
+    }
+
+
+def write_h5ad(adata: anndata.AnnData, path: Path) -> None:
+    """Write a whole file or none.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        adata.write_h5ad(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"Cannot write {path} ({error.strerror or error}).") from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,62 @@
+"""The folder of a run and the names in it that people script against."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cplmix_ray.errors import InputError
+
+
+class RunFolder:
+    """Paths of a run: config.yaml, metrics.json, result.h5ad, checkpoints/, tensorboard/."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.json"
+        self.result = self.path / "result.h5ad"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+
+    def holds_run(self) -> bool:
+        return self.config.exists() or self.checkpoints.exists()
+
+    def require_room(self, resume: bool) -> None:
+        """Before any work: the folder can be written to, and no other run is overwritten.
+
+        Raises:
+            InputError: otherwise.
+        """
+        if self.holds_run() and not resume:
+            raise InputError(
+                f"{self.path} already holds a run; add --resume to go on with it, or choose another --out."
+            )
+        require_writable(self.path)
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        write_whole(self.metrics, json.dumps(metrics, indent=1).encode() + b"\n")
+
+
+def require_writable(folder: Path) -> None:
+    """Check that files can be made in a folder that may not exist yet, and leave nothing behind.
+
+    Raises:
+        InputError: they cannot.
+    """
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise InputError(f"Cannot write to {folder} ({error.strerror}); choose another folder with --out.") from None
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_bytes(data)
+    os.replace(partial, path)

@@ -1,0 +1,112 @@
+"""A trained model: all arms packed, ready for cells old or new."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cplmix_ray.config import Config
+from cplmix_ray.config.files import parse_config
+from cplmix_ray.data.dataset import dense_rows
+from cplmix_ray.data.genes import columns_of
+from cplmix_ray.data.preparation import Preparation, check_finite, prepare, require_counts
+from cplmix_ray.data.source import Source, Values
+from cplmix_ray.errors import InputError
+from cplmix_ray.run.folder import RunFolder
+from cplmix_ray.simplex import centre
+from cplmix_ray.trainer.arm_group import ArmGroup, resolve_likelihood
+from cplmix_ray.trainer.checkpoint import latest_checkpoint
+from cplmix_ray.trainer.inference import consensus_states, posteriors
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What a model says of n cells.
+
+    Attributes:
+        probs_nk: consensus posterior, the Aitchison mean of the arms' posteriors.
+        log_q_ank: each arm's log-posterior.
+        state_nd: mean state of arm 0 given the consensus posterior; the arms' coordinates are their own, so they are
+            not averaged.
+        reconstruction: each arm's reconstruction loss, nats a cell.
+    """
+
+    probs_nk: np.ndarray
+    log_q_ank: np.ndarray
+    state_nd: np.ndarray
+    reconstruction: list[float]
+
+    @property
+    def category_n(self) -> np.ndarray:
+        return self.probs_nk.argmax(axis=1)
+
+    @property
+    def confidence_n(self) -> np.ndarray:
+        return self.probs_nk.max(axis=1)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The arms of a finished (or interrupted) run."""
+
+    config: Config
+    preparation: Preparation
+    group: ArmGroup
+    step: int
+
+    @classmethod
+    def from_arms(
+        cls, config: Config, preparation: Preparation, arms: dict[int, dict[str, Tensor]], step: int
+    ) -> "TrainedModel":
+        device = torch.device("cuda" if torch.cuda.is_available() and config.placement.device != "cpu" else "cpu")
+        group = ArmGroup(config, preparation, range(config.model.n_arms), device)
+        group.load_weights(arms)
+        return cls(config, preparation, group, step)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TrainedModel":
+        """Read the newest checkpoint of a run folder.
+
+        Raises:
+            InputError: there is none, or none is whole.
+        """
+        checkpoint, wrong = latest_checkpoint(RunFolder(path).checkpoints)
+        if checkpoint is None:
+            why = f"; {'; '.join(wrong)}" if wrong else ""
+            raise InputError(f"{path} holds no checkpoint of a run{why}; give the folder that train wrote with --out.")
+        manifest = checkpoint.manifest
+        config = parse_config(manifest["config"], str(checkpoint.path))
+        return cls.from_arms(config, Preparation.from_dict(manifest["preparation"]), checkpoint.arms, checkpoint.step)
+
+    def values_of(self, source: Source) -> Values:
+        """Cells prepared as the training cells were.
+
+        Raises:
+            InputError: genes are missing, or the values do not fit.
+        """
+        if (source.image_shape is None) != (self.preparation.image_shape is None):
+            kind = "images" if self.preparation.image_shape else "cells"
+            raise InputError(f"The model was trained on {kind}, and {source.name} holds something else.")
+        check_finite(source.values_ng, source)
+        if self.preparation.kind == "counts":
+            require_counts(source.values_ng, source, resolve_likelihood(self.config, self.preparation))
+        at = columns_of(source.adata.var_names, self.preparation.var_names, source.name)
+        if self.preparation.target_sum is None:
+            return prepare(source.values_ng[:, at], self.preparation)
+        # The library size is that of all genes, as it was in training, so genes are chosen last.
+        return prepare(source.values_ng, self.preparation)[:, at]
+
+    def infer(self, values_ng: Values) -> Inferred:
+        """Posteriors of prepared cells."""
+        rows, every = _reader(values_ng), np.arange(values_ng.shape[0])
+        network, device = self.group.network, self.group.device
+        log_q_ank, reconstruction = posteriors(network, rows, every, device)
+        state_and = consensus_states(network, rows, every, device)
+        probs_nk = centre(torch.from_numpy(log_q_ank)).numpy()
+        return Inferred(probs_nk, log_q_ank, state_and[0], reconstruction)
+
+
+def _reader(values_ng: Values):
+    return lambda idx_n: torch.from_numpy(dense_rows(values_ng, idx_n.numpy()))

@@ -1,0 +1,46 @@
+"""TensorBoard: every term of the objective and every score, per arm and for the consensus."""
+
+from pathlib import Path
+
+from cplmix_ray.config import Config
+from cplmix_ray.objective import arm_weight
+from cplmix_ray.trainer.events import Logged
+
+
+def total_loss(event: Logged, config: Config) -> float:
+    """Eq. 7 as a loss, from its terms: all arms' own parts plus lambda times the pairwise distance."""
+    terms, beta = event.per_arm, config.objective.beta
+    own = zip(terms["reconstruction"], terms["kl_state"], terms["entropy"], strict=True)
+    parts = sum(reconstruction + beta * kl - entropy for reconstruction, kl, entropy in own)
+    return arm_weight(config.model.n_arms) * parts + event.common["lam"] * event.common["distance"]
+
+
+class Recorder:
+    """Writes scalars; points after ``step`` left by a run that was resumed are hidden."""
+
+    def __init__(self, folder: Path, step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=10)
+
+    def terms(self, event: Logged, config: Config) -> None:
+        self._add("loss/total", total_loss(event, config), event.step)
+        for name, value in event.common.items():
+            tag = f"loss/{name}" if name == "distance" else f"schedule/{name}"
+            self._add(tag, value, event.step)
+        for name, values in event.per_arm.items():
+            for arm, value in enumerate(values):
+                self._add(f"arm{arm}/{name}", value, event.step)
+
+    def scores(self, step: int, consensus: dict[str, float], arms: list[dict[str, float]]) -> None:
+        for name, value in consensus.items():
+            self._add(f"consensus/{name}", value, step)
+        for arm, scores in enumerate(arms):
+            for name, value in scores.items():
+                self._add(f"arm{arm}/{name}", value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def _add(self, tag: str, value: float, step: int) -> None:
+        self.writer.add_scalar(tag, value, step)

@@ -1,0 +1,57 @@
+"""Whether and from where a run can go on."""
+
+from collections.abc import Callable
+
+from cplmix_ray.config import Config
+from cplmix_ray.config.files import parse_config
+from cplmix_ray.data.dataset import Dataset
+from cplmix_ray.errors import InputError
+from cplmix_ray.run.folder import RunFolder
+from cplmix_ray.trainer.checkpoint import Checkpoint, latest_checkpoint
+
+_MAY_CHANGE = {
+    "placement": None,
+    "input": {"data", "labels_key"},
+    "training": {"max_steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints"},
+}
+"""Settings that a resumed run may change: where it runs, how long, what it writes. All else is what it is."""
+
+
+def checkpoint_to_resume(
+    folder: RunFolder, config: Config, data: Dataset, say: Callable[[str], None]
+) -> Checkpoint | None:
+    """The newest whole checkpoint of the folder, or None where there is nothing to go on with.
+
+    Raises:
+        InputError: the settings or the data are not those of the run.
+    """
+    checkpoint, wrong = latest_checkpoint(folder.checkpoints)
+    for line in wrong:
+        say(line)
+    if checkpoint is None:
+        say(f"{folder.path} holds no checkpoint yet; training starts at step 0.")
+        return None
+    saved = parse_config(checkpoint.manifest["config"], str(checkpoint.path))
+    changed = _changed(saved.model_dump(), config.model_dump())
+    if changed:
+        raise InputError(
+            f"The run in {folder.path} has other settings for {', '.join(changed)}; leave them as they were."
+        )
+    names = tuple(checkpoint.manifest["preparation"]["var_names"])
+    if names != data.training.preparation.var_names or checkpoint.manifest["n_cells"] != data.source.n_cells:
+        raise InputError(f"The run in {folder.path} was trained on other cells or genes than {data.source.name}.")
+    say(f"Going on from {checkpoint.path}.")
+    return checkpoint
+
+
+def _changed(saved: dict, now: dict) -> list[str]:
+    names = []
+    for section, value in now.items():
+        free = _MAY_CHANGE.get(section, set())
+        if free is None:
+            continue
+        if not isinstance(value, dict):
+            names += [section] if value != saved[section] else []
+            continue
+        names += [f"{section}.{key}" for key in value if key not in free and value[key] != saved[section][key]]
+    return names
