@@ -1,6 +1,7 @@
 """Layers with a leading arm axis, so that a worker runs its arms as one batched matrix product."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -12,25 +13,31 @@ class PackedLinear(nn.Module):
     Args:
         n_sets: sets of weights: the arms held here, or 1 where all arms share one.
         n_in, n_out: widths.
+        bias: left out before a batch normalisation, which would cancel it: its gradient would be rounding error, and
+            Adam makes full steps of that.
     """
 
-    def __init__(self, n_sets: int, n_in: int, n_out: int):
+    def __init__(self, n_sets: int, n_in: int, n_out: int, bias: bool = True):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_sets, n_in, n_out))
-        self.bias = nn.Parameter(torch.empty(n_sets, 1, n_out))
+        self.bias = nn.Parameter(torch.empty(n_sets, 1, n_out)) if bias else None
 
     def draw(self, arm_set: int, generator: torch.Generator) -> None:
         """Initialise one set uniformly within +-1/sqrt(n_in) from that arm's generator."""
         bound = 1.0 / math.sqrt(self.weight.shape[1])
         with torch.no_grad():
-            for parameter in (self.weight, self.bias):
+            for parameter in self.parameters():
                 values = torch.empty(parameter.shape[1:]).uniform_(-bound, bound, generator=generator)
                 parameter[arm_set].copy_(values)
 
     def forward(self, x_ani: Tensor) -> Tensor:
-        if self.weight.shape[0] == x_ani.shape[0]:
+        if self.weight.shape[0] != x_ani.shape[0]:
+            y_ano = torch.matmul(x_ani, self.weight[0])
+        elif self.bias is not None:
             return torch.baddbmm(self.bias, x_ani, self.weight)
-        return torch.matmul(x_ani, self.weight[0]) + self.bias
+        else:
+            y_ano = torch.bmm(x_ani, self.weight)
+        return y_ano if self.bias is None else y_ano + self.bias
 
 
 class PackedBatchNorm(nn.Module):
@@ -40,6 +47,8 @@ class PackedBatchNorm(nn.Module):
     """
 
     momentum, eps = 0.05, 1e-3
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, n_sets: int, n_arms: int, width: int, affine: bool = True):
         super().__init__()
@@ -57,7 +66,7 @@ class PackedBatchNorm(nn.Module):
         else:
             mean, var = self.running_mean, self.running_var
         x_anh = (x_anh - mean) * (var + self.eps).rsqrt()
-        return x_anh if self.weight is None else x_anh * self.weight + self.bias
+        return x_anh if self.weight is None or self.bias is None else x_anh * self.weight + self.bias
 
 
 class PackedMLP(nn.Module):
@@ -65,8 +74,8 @@ class PackedMLP(nn.Module):
 
     def __init__(self, n_sets: int, n_arms: int, widths: tuple[int, ...], batch_norm: bool):
         super().__init__()
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
-        self.linears = nn.ModuleList([PackedLinear(n_sets, i, o) for i, o in pairs])
+        pairs = list(pairwise(widths))
+        self.linears = nn.ModuleList([PackedLinear(n_sets, i, o, bias=not batch_norm) for i, o in pairs])
         self.norms = nn.ModuleList([PackedBatchNorm(n_sets, n_arms, o) for _, o in pairs] if batch_norm else [])
 
     def forward(self, x_ani: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class PackedArms(nn.Module):
         state_in = n_b + (n_k if model.state_given_category else 0)
         back = tuple(reversed(model.hidden))
         self.encoder = PackedMLP(n_sets, n_arms, (shape.n_genes, *model.hidden, n_b), model.batch_norm)
-        # Without a scale of its own the bottleneck cannot fade to nothing, and with it every cell's posterior to uniform.
+        # With its scale fixed, the bottleneck cannot fade to nothing and take every posterior to uniform with it.
         self.bottleneck_norm = PackedBatchNorm(n_sets, n_arms, n_b, affine=False)
         self.category_head = PackedLinear(n_sets, n_b, n_k)
         self.state_head = PackedLinear(n_sets, state_in, 2 * n_d)
@@ -58,9 +58,8 @@ class PackedArms(nn.Module):
         )
 
     def draw(self, generators: list[torch.Generator]) -> None:
-        """Initialise each arm from its own generator; arms that share their weights take the first one's."""
-        n_sets = self.category_head.weight.shape[0]
-        for arm_set, generator in zip(range(n_sets), generators, strict=False):
+        """Initialise each set of weights from the generator of the arm that owns it."""
+        for arm_set, generator in enumerate(generators):
             for module in self.modules():
                 if isinstance(module, PackedLinear):
                     module.draw(arm_set, generator)

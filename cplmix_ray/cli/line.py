@@ -24,6 +24,7 @@ def peek(args: list[str], *names: str) -> dict[str, str | None]:
 
 def parse_line(command: type[Command], args: list[str], prog: str, default: Command | None = None) -> Command:
     """Parse a whole line; a wrong one ends the process with the reason and exit status 2."""
-    return tyro.cli(
-        command, args=args, prog=f"python -m cplmix_ray.{prog}", default=default, config=(tyro.conf.OmitArgPrefixes,)
-    )
+    prefixes = (tyro.conf.OmitArgPrefixes,)
+    parsed = tyro.cli(command, args=args, prog=f"python -m cplmix_ray.{prog}", default=default, config=prefixes)
+    assert parsed is not None
+    return parsed

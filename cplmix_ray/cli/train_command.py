@@ -27,7 +27,7 @@ class Train:
     """Folder for everything the run writes; default: runs/<data>-<time>."""
     resume: Flag = False
     """Go on with the run in --out from its newest checkpoint; start anew where there is none."""
-    settings: tyro.conf.FlagConversionOff[Config] = field(default_factory=Config)
+    settings: tyro.conf.FlagConversionOff[Config] = field(default_factory=lambda: Config())
 
 
 def parse_train(args: list[str]) -> Train:
@@ -49,6 +49,7 @@ def train(args: list[str]) -> None:
         raise InputError("--resume needs --out with the folder of the run to go on with.")
     # Heavy imports only now, so that --help and a wrong line answer at once.
     from cplmix_ray.data.dataset import build_dataset, read_source
+    from cplmix_ray.engine import Plan
     from cplmix_ray.run.conduct import conduct
     from cplmix_ray.run.folder import RunFolder
     from cplmix_ray.run.resume import checkpoint_to_resume
@@ -61,7 +62,7 @@ def train(args: list[str]) -> None:
         display.say(note)
     checkpoint = checkpoint_to_resume(folder, config, data, display.say) if command.resume else None
 
-    def announce(plan, first: int, last: int) -> None:
+    def announce(plan: Plan, first: int, last: int) -> None:
         shape = data.training.values_ng.shape
         display.say(
             f"{source.name}: {shape[0]} x {shape[1]}, {len(data.training.train_idx)} train, "

@@ -13,11 +13,10 @@ from cplmix_ray.errors import InputError
 
 def describe(error: ValidationError) -> str:
     """Pydantic's findings as one sentence with dotted names."""
-    found = ", ".join(
+    return ", ".join(
         f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg'][0].lower()}{item['msg'][1:]}"
         for item in error.errors(include_url=False)
     )
-    return found
 
 
 def parse_config(tree: Any, source: str = "configuration") -> Config:

@@ -3,6 +3,7 @@
 One code path serves both: the local sum is always taken, and is all there is when there is no process group.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +50,7 @@ class ArmSum:
             work = dist.all_reduce(buffer, op=dist.ReduceOp.SUM, group=self.group, async_op=True)
         return PendingSum(buffer, tensor_ank.shape[1:], work)
 
-    def reduce_gradients(self, parameters: list[Tensor]) -> None:
+    def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Sum gradients over workers, for parameters that all arms share."""
         if self.group is None:
             return

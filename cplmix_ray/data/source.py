@@ -1,12 +1,13 @@
 """What was read from a file, before any preparation."""
 
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import anndata
 import numpy as np
-import scipy.sparse as sp
 
-Values = np.ndarray | sp.csr_matrix
+Values: TypeAlias = Any
+"""A dense array or a CSR matrix of SciPy, which has no useful static type."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import contextlib
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -15,16 +16,14 @@ from cplmix_ray.engine.plan import Plan
 from cplmix_ray.engine.session import cluster_devices
 from cplmix_ray.engine.worker import ArmWorker
 from cplmix_ray.errors import InputError, NonFiniteError, TrainingError
-from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot, merge
+from cplmix_ray.trainer.events import Event, merge
 from cplmix_ray.trainer.loop import Start
 
 _GRACE = 3.0
 """Seconds in which the other workers may still say what happened once one has failed."""
 
 
-def train_on_actors(
-    plan: Plan, config: Config, data: TrainingSet, start: Start
-) -> Iterator[Logged | Evaluated | Snapshot]:
+def train_on_actors(plan: Plan, config: Config, data: TrainingSet, start: Start) -> Iterator[Event]:
     """Start one actor a worker, train, and give everything back, whatever happens.
 
     Ray must be connected.
@@ -81,13 +80,13 @@ def _actors(plan: Plan, config: Config) -> Iterator[list]:
         remove_placement_group(group)
 
 
-def _merged(streams: list, plan: Plan) -> Iterator[Logged | Evaluated | Snapshot]:
+def _merged(streams: list, plan: Plan) -> Iterator[Event]:
     """Pass on an event once all workers have given theirs; the first failure ends it."""
     waiting: list[deque] = [deque() for _ in streams]
     rank_of = {id(stream): rank for rank, stream in enumerate(streams)}
     open_streams = list(streams)
     while open_streams:
-        ready, _ = ray.wait(open_streams, num_returns=1)
+        ready: list[Any] = ray.wait(open_streams, num_returns=1)[0]
         for stream in ready:
             try:
                 waiting[rank_of[id(stream)]].append(ray.get(next(stream)))

@@ -7,13 +7,11 @@ import torch
 from cplmix_ray.config import Config
 from cplmix_ray.data.dataset import TrainingSet
 from cplmix_ray.engine.plan import Plan
-from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
+from cplmix_ray.trainer.events import Event
 from cplmix_ray.trainer.loop import Start, train_arms
 
 
-def train_packed(
-    plan: Plan, config: Config, data: TrainingSet, start: Start
-) -> Iterator[Logged | Evaluated | Snapshot]:
+def train_packed(plan: Plan, config: Config, data: TrainingSet, start: Start) -> Iterator[Event]:
     """Run the loop here; the number of threads is put back afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(config.placement.threads or before)

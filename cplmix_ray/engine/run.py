@@ -7,7 +7,7 @@ from cplmix_ray.config import Config, Placement
 from cplmix_ray.data.dataset import TrainingSet
 from cplmix_ray.engine.plan import Plan, local_devices, make_plan
 from cplmix_ray.engine.session import cluster_devices, joins_cluster, ray_session
-from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
+from cplmix_ray.trainer.events import Event
 from cplmix_ray.trainer.loop import Start
 
 
@@ -29,7 +29,7 @@ def engine_for(placement: Placement, n_arms: int) -> Iterator[Plan]:
         yield plan
 
 
-def run_arms(plan: Plan, config: Config, data: TrainingSet, start: Start) -> Iterator[Logged | Evaluated | Snapshot]:
+def run_arms(plan: Plan, config: Config, data: TrainingSet, start: Start) -> Iterator[Event]:
     """Train as planned; events come merged over all arms."""
     if plan.engine == "local":
         from cplmix_ray.engine.local import train_packed

@@ -3,15 +3,19 @@
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 from cplmix_ray.engine.plan import Devices, local_devices
 from cplmix_ray.errors import InputError
 
-# Set before Ray is imported: its first import reads them.
-os.environ.setdefault("RAY_AUTH_MODE", "token")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+if "ray" not in sys.modules:
+    # Ray reads these at its first import and hands them to the processes it starts; changed later, the two disagree
+    # and nothing connects.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 _STORE_BYTES = 2 << 30
 """Bound of the object store of a Ray started here; it is filled only by the data, which is put once."""
@@ -30,13 +34,19 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address and address != "local":
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address, **quiet)
         else:
             # "local" rather than nothing: a stale address file would otherwise lead to a cluster that is gone.
-            ray.init(address="local", num_cpus=local_devices().cpus, object_store_memory=_store_bytes(), **quiet)
+            ray.init(
+                address="local",
+                num_cpus=local_devices().cpus,
+                object_store_memory=_store_bytes(),
+                include_dashboard=False,
+                **quiet,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"Cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
     try:
@@ -55,8 +65,6 @@ def cluster_devices() -> Devices:
 
 def joins_cluster(address: str | None) -> bool:
     """Whether the devices are to be counted on a cluster rather than on this machine."""
-    import sys
-
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return True
     address = address or os.environ.get("RAY_ADDRESS")

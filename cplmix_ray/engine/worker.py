@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from cplmix_ray.config import Config
 from cplmix_ray.data.dataset import TrainingSet
-from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
+from cplmix_ray.trainer.events import Event
 from cplmix_ray.trainer.loop import Start, train_arms
 
 
@@ -44,7 +44,7 @@ class ArmWorker:
             "nccl" if gpu else "gloo", store=self.store, rank=self.rank, world_size=self.world, timeout=limit
         )
 
-    def train(self, config: Config, data: list, start: list, gpu: bool) -> Iterator[Logged | Evaluated | Snapshot]:
+    def train(self, config: Config, data: list, start: list, gpu: bool) -> Iterator[Event]:
         """The loop; each event streams to the driver. Data and start come as references in lists, read in place."""
         import ray
 

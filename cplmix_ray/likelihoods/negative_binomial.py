@@ -6,7 +6,7 @@ inverse dispersion: the variance is mu + mu^2 / theta.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 
 
 def nb_log_prob(x: Tensor, log_mu: Tensor, log_theta: Tensor) -> Tensor:
@@ -34,7 +34,8 @@ class NegativeBinomial:
 
     heads, has_dispersion, counts = 1, True, True
 
-    def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor) -> Tensor:
+    def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor | None) -> Tensor:
+        assert log_theta_a1g is not None
         return nb_log_prob(x_ang, log_mean(x_ang, out_ang), log_theta_a1g).sum(-1)
 
     def mean(self, x_ang: Tensor, out_ang: Tensor) -> Tensor:
@@ -46,7 +47,8 @@ class ZeroInflatedNegativeBinomial:
 
     heads, has_dispersion, counts = 2, True, True
 
-    def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor) -> Tensor:
+    def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor | None) -> Tensor:
+        assert log_theta_a1g is not None
         share_ang, zero_ang = out_ang.chunk(2, dim=-1)
         return zinb_log_prob(x_ang, log_mean(x_ang, share_ang), log_theta_a1g, zero_ang).sum(-1)
 

@@ -20,7 +20,7 @@ from cplmix_ray.scores import score
 from cplmix_ray.simplex import centre
 from cplmix_ray.trainer.arm_group import resolve_likelihood
 from cplmix_ray.trainer.checkpoint import Checkpoint, write_checkpoint
-from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
+from cplmix_ray.trainer.events import Evaluated, Event, Logged, Snapshot
 from cplmix_ray.trainer.loop import Start
 from cplmix_ray.trainer.randomness import PURPOSES
 
@@ -57,7 +57,7 @@ class _Watcher:
     def seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.begun
 
-    def see(self, event: Logged | Evaluated | Snapshot) -> None:
+    def see(self, event: Event) -> None:
         if isinstance(event, Logged):
             self._logged(event)
         elif isinstance(event, Evaluated):
@@ -72,8 +72,8 @@ class _Watcher:
         if floored and not self.floor_told and self.config.model.n_arms > 1:
             self.floor_told = True
             self.progress.say(
-                f"At step {event.step}, {floored:g} categories (over all arms) vary less over cells than --sigma-floor: "
-                f"they are unused or used by every cell alike; the coupling holds them at the floor."
+                f"At step {event.step}, {floored:g} categories (over all arms) vary less between cells than "
+                f"--sigma-floor: no cell uses them, or all do alike; the coupling holds them at the floor."
             )
         self.latest["loss"] = total_loss(event, self.config)
         self.progress.advance(event.step, self.latest)

@@ -48,7 +48,8 @@ class ArmGroup:
         self.network = build_network(len(arms), config, preparation)
         if saved is None:
             cpu = torch.device("cpu")  # weights do not depend on the device that they end up on
-            self.network.draw([arm_generators(config.seed, arm, cpu, [INIT])[INIT] for arm in arms])
+            owners = [0] if config.model.shared_parameters else arms
+            self.network.draw([arm_generators(config.seed, arm, cpu, [INIT])[INIT] for arm in owners])
         self.network.to(device)
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.training.lr, fused=True)
         self.generators = [arm_generators(config.seed, arm, device) for arm in arms]

@@ -49,7 +49,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, facts: dict[str, Any], ke
     _write(partial / _MANIFEST, json.dumps(manifest, indent=1).encode())
     if final.exists():  # the same step once more, from a run that was resumed
         shutil.rmtree(final)
-    os.rename(partial, final)
+    partial.rename(final)
     _flush(folder)
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old)
@@ -58,7 +58,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, facts: dict[str, Any], ke
 
 def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and what was wrong with newer ones."""
-    wrong = []
+    wrong: list[str] = []
     for path in reversed(_steps(folder)):
         try:
             return read_checkpoint(path), wrong

@@ -6,7 +6,7 @@ worker with all the arms would have given.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -19,12 +19,19 @@ class Logged:
     Attributes:
         per_arm: name -> value of each arm.
         common: name -> value that all workers share.
+        seconds: since this worker's loop began.
     """
 
     step: int
     per_arm: dict[str, list[float]]
     common: dict[str, float]
     seconds: float
+
+    def joined(self, others: Sequence["Logged"]) -> "Logged":
+        per_arm = {
+            name: [*values, *(v for o in others for v in o.per_arm[name])] for name, values in self.per_arm.items()
+        }
+        return Logged(self.step, per_arm, self.common, max([self.seconds, *(o.seconds for o in others)]))
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,10 @@ class Evaluated:
     log_q_ank: np.ndarray
     reconstruction: list[float]
 
+    def joined(self, others: Sequence["Evaluated"]) -> "Evaluated":
+        log_q_ank = np.concatenate([self.log_q_ank, *(o.log_q_ank for o in others)])
+        return Evaluated(self.step, log_q_ank, [*self.reconstruction, *(v for o in others for v in o.reconstruction)])
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -43,25 +54,20 @@ class Snapshot:
     step: int
     arms: dict[int, dict[str, Tensor]] = field(repr=False)
 
+    def joined(self, others: Sequence["Snapshot"]) -> "Snapshot":
+        return Snapshot(self.step, {arm: t for part in (self, *others) for arm, t in part.arms.items()})
 
-Event = TypeVar("Event", Logged, Evaluated, Snapshot)
+
+Event: TypeAlias = Logged | Evaluated | Snapshot
 
 
-def merge(events: Sequence[Event]) -> Event:
+def merge(events: Sequence[Any]) -> Event:
     """One event from those of all workers, which come in the order of their arms.
 
     Raises:
         RuntimeError: the workers are out of step.
     """
-    first = events[0]
-    if any(type(event) is not type(first) or event.step != first.step for event in events):
+    first, *others = events
+    if any(type(other) is not type(first) or other.step != first.step for other in others):
         raise RuntimeError(f"the workers are out of step: {[(type(e).__name__, e.step) for e in events]}")
-    if len(events) == 1:
-        return first
-    if isinstance(first, Logged):
-        per_arm = {name: [v for e in events for v in e.per_arm[name]] for name in first.per_arm}
-        return Logged(first.step, per_arm, first.common, max(e.seconds for e in events))
-    if isinstance(first, Evaluated):
-        log_q_ank = np.concatenate([e.log_q_ank for e in events])
-        return Evaluated(first.step, log_q_ank, [v for e in events for v in e.reconstruction])
-    return Snapshot(first.step, {arm: tensors for e in events for arm, tensors in e.arms.items()})
+    return first.joined(others)

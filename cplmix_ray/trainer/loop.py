@@ -13,7 +13,7 @@ from cplmix_ray.copies import build_copies
 from cplmix_ray.coupling import ArmSum
 from cplmix_ray.data.dataset import TrainingSet, copies_for, dense_rows
 from cplmix_ray.trainer.arm_group import ArmGroup
-from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
+from cplmix_ray.trainer.events import Evaluated, Event, Logged, Snapshot
 from cplmix_ray.trainer.inference import posteriors
 from cplmix_ray.trainer.randomness import CellOrder
 from cplmix_ray.trainer.schedules import lam_at, lr_at
@@ -40,7 +40,7 @@ def train_arms(
     device: torch.device,
     start: Start,
     group: dist.ProcessGroup | None = None,
-) -> Iterator[Logged | Evaluated | Snapshot]:
+) -> Iterator[Event]:
     """Train ``arms`` of the run; the others train elsewhere in ``group``, or are all here where it is None.
 
     Yields:

@@ -1,0 +1,131 @@
+"""Checkpoints are whole or not there, and a killed run ends where an uninterrupted one does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cplmix_ray.trainer.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
+from cplmix_ray.trainer.events import Snapshot
+
+
+def snapshot(step: int) -> Snapshot:
+    generator = torch.Generator().manual_seed(step)
+    arms = {
+        a: {"network/w": torch.randn(3, 4, generator=generator), "generators/x": generator.get_state()} for a in (0, 1)
+    }
+    return Snapshot(step, arms)
+
+
+def test_what_is_read_is_what_was_written(tmp_path):
+    write_checkpoint(tmp_path, snapshot(7), {"seconds": 1.5}, keep=2)
+    checkpoint, wrong = latest_checkpoint(tmp_path)
+    assert (checkpoint.step, checkpoint.manifest["seconds"], wrong) == (7, 1.5, [])
+    for arm, tensors in snapshot(7).arms.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(checkpoint.arms[arm][name], tensor)
+
+
+def test_only_the_newest_stay(tmp_path):
+    for step in (1, 2, 3, 10):
+        write_checkpoint(tmp_path, snapshot(step), {}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000003", "step-00000010"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest", "half-written"])
+def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, damage):
+    write_checkpoint(tmp_path, snapshot(1), {}, keep=3)
+    newest = write_checkpoint(tmp_path, snapshot(2), {}, keep=3)
+    file = newest / "arm-1.safetensors"
+    if damage == "flip":
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    elif damage == "truncate":
+        file.write_bytes(file.read_bytes()[:50])
+    elif damage == "remove":
+        file.unlink()
+    elif damage == "manifest":
+        (newest / "manifest.json").write_text('{"format": 1, "st')
+    else:
+        newest.rename(tmp_path / ".partial-step-00000002")
+    checkpoint, wrong = latest_checkpoint(tmp_path)
+    assert checkpoint.step == 1
+    assert damage == "half-written" or "step-00000002" in wrong[0]
+
+
+def test_an_unknown_format_is_not_read(tmp_path):
+    path = write_checkpoint(tmp_path, snapshot(1), {}, keep=1)
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        read_checkpoint(path)
+
+
+LINE = (
+    "--hidden 24 --bottleneck 8 --batch-size 64 --max-steps 60 --checkpoint-every 7 --log-every 5 --threads 1 --seed 5"
+)
+
+
+def train(out: Path, *words: str, **kwargs) -> subprocess.Popen:
+    command = [sys.executable, "-m", "cplmix_ray.train", *LINE.split(), "--out", str(out), *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
+
+
+def weights(out: Path) -> dict:
+    return latest_checkpoint(out / "checkpoints")[0].arms
+
+
+def assert_bitwise(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for arm in one:
+        assert one[arm].keys() == other[arm].keys()
+        for name in one[arm]:
+            assert torch.equal(one[arm][name], other[arm][name]), (arm, name)
+
+
+def kill_after_checkpoint(process: subprocess.Popen, out: Path) -> None:
+    """kill -9 as soon as a checkpoint is there, wherever the run is then."""
+    for _ in range(600):
+        if list(out.glob("checkpoints/step-*")) or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_killed_run_resumes_bitwise(tmp_path, engine):
+    if engine == "ray" and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("two workers need two cores")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(train(whole, "--engine", engine))
+    kill_after_checkpoint(train(killed, "--engine", engine), killed)
+    assert not (killed / "result.h5ad").exists() or latest_checkpoint(killed / "checkpoints")[0].step == 60
+    output = finish(train(killed, "--engine", engine, "--resume"))
+    assert "Going on from" in output
+    assert_bitwise(weights(whole), weights(killed))
+
+
+def test_resume_without_a_checkpoint_starts_anew(tmp_path):
+    assert "starts at step 0" in finish(train(tmp_path / "new", "--engine", "local", "--resume"))
+
+
+def test_a_finished_run_can_be_resumed_for_longer(tmp_path):
+    longer, at_once = tmp_path / "longer", tmp_path / "at_once"
+    finish(train(longer, "--engine", "local", "--max-steps", "40"))
+    finish(train(longer, "--engine", "local", "--max-steps", "60", "--resume"))
+    finish(train(at_once, "--engine", "local"))
+    assert_bitwise(weights(longer), weights(at_once))
