@@ -117,7 +117,9 @@ class Placement(Section):
     )
     arms_per_worker: int | None = Field(None, ge=1, description="Arms packed on one Ray actor.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the arms compute.")
-    threads: int | None = Field(None, ge=1, description="Threads of a worker; default: its share of the cores.")
+    threads: int | None = Field(
+        None, ge=1, description="Threads of a worker; default: 1 on a Ray actor, all cores in the local engine."
+    )
     ray_address: str | None = Field(None, description="Ray cluster to join; default: RAY_ADDRESS, else a local one.")
     collective_timeout: float = Field(120.0, gt=0, description="Seconds before a silent arm is given up.")
 

@@ -26,7 +26,7 @@ def make_copies(
     Args:
         chain: kinds of copies, applied in order.
         idx_n: rows of the minibatch, the same for all arms.
-        rows: reads rows as a dense (n, g) tensor.
+        rows: reads rows, given on the CPU, as a dense (n, g) tensor on the generator's device.
         generator: the arm's own.
     """
     for copy in chain:

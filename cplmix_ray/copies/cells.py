@@ -40,9 +40,9 @@ class GeneDropout(Copy):
     def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
         device = generator.device
         if self.noise > 0:
-            jitter_ng = torch.randn(x_ng.shape, generator=generator, device=device).to(x_ng.device)
+            jitter_ng = torch.randn(x_ng.shape, generator=generator, device=device)
             x_ng = torch.where(x_ng == 0, x_ng, x_ng + self.noise * jitter_ng)
         if self.drop > 0:
-            kept_ng = torch.rand(x_ng.shape, generator=generator, device=device).to(x_ng.device) >= self.drop
+            kept_ng = torch.rand(x_ng.shape, generator=generator, device=device) >= self.drop
             x_ng = x_ng * kept_ng
         return x_ng

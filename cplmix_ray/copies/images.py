@@ -27,7 +27,7 @@ class Affine(Copy):
 
     def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
         n = x_ng.shape[0]
-        draw_n5 = torch.rand((n, 5), generator=generator, device=generator.device).to(x_ng.device) * 2 - 1
+        draw_n5 = torch.rand((n, 5), generator=generator, device=generator.device) * 2 - 1
         angle_n = draw_n5[:, 0] * math.radians(self.rotation)
         size_n = 1.0 / (1.0 + draw_n5[:, 1] * self.zoom)
         shear_n = draw_n5[:, 2] * self.shear

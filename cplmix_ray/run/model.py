@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cplmix_ray.config import Config
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.data.dataset import dense_rows
 from cplmix_ray.data.genes import columns_of
 from cplmix_ray.data.preparation import Preparation, check_finite, prepare, require_counts
 from cplmix_ray.data.source import Source, Values
@@ -19,6 +18,7 @@ from cplmix_ray.simplex import centre
 from cplmix_ray.trainer.arm_group import ArmGroup, resolve_likelihood
 from cplmix_ray.trainer.checkpoint import latest_checkpoint
 from cplmix_ray.trainer.inference import consensus_states, posteriors
+from cplmix_ray.trainer.loop import row_reader
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,9 @@ class TrainedModel:
 
     def infer(self, values_ng: Values) -> Inferred:
         """Posteriors of prepared cells."""
-        rows, every = _reader(values_ng), np.arange(values_ng.shape[0])
-        network, device = self.group.network, self.group.device
-        log_q_ank, reconstruction = posteriors(network, rows, every, device)
-        state_and = consensus_states(network, rows, every, device)
+        network, rows = self.group.network, row_reader(values_ng, self.group.device)
+        every = np.arange(values_ng.shape[0])
+        log_q_ank, reconstruction = posteriors(network, rows, every)
+        state_and = consensus_states(network, rows, every)
         probs_nk = centre(torch.from_numpy(log_q_ank)).numpy()
         return Inferred(probs_nk, log_q_ank, state_and[0], reconstruction)
-
-
-def _reader(values_ng: Values):
-    return lambda idx_n: torch.from_numpy(dense_rows(values_ng, idx_n.numpy()))

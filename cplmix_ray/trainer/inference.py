@@ -14,7 +14,7 @@ BATCH = 2048
 
 @torch.no_grad()
 def posteriors(
-    network: PackedArms, rows: Callable[[Tensor], Tensor], idx_n: np.ndarray, device: torch.device
+    network: PackedArms, rows: Callable[[Tensor], Tensor], idx_n: np.ndarray
 ) -> tuple[np.ndarray, list[float]]:
     """Each arm's log-posterior of the cells as they are, without copies.
 
@@ -23,7 +23,7 @@ def posteriors(
         the arm's own posterior.
     """
     blocks, loss_a = [], torch.zeros(network.n_arms)
-    for x_ang, _ in _batches(network, rows, idx_n, device):
+    for x_ang in _batches(network, rows, idx_n):
         encoded = network.encode(x_ang)
         q_ank = encoded.log_q_ank.exp()
         mu_and, _ = network.state(encoded.z_anb, q_ank)
@@ -35,22 +35,18 @@ def posteriors(
 
 
 @torch.no_grad()
-def consensus_states(
-    network: PackedArms, rows: Callable[[Tensor], Tensor], idx_n: np.ndarray, device: torch.device
-) -> np.ndarray:
+def consensus_states(network: PackedArms, rows: Callable[[Tensor], Tensor], idx_n: np.ndarray) -> np.ndarray:
     """Each arm's mean state given the consensus posterior, shape (A, n, d) float32."""
     blocks = [np.zeros((network.n_arms, 0, network.model.state_dim), np.float32)]
-    for x_ang, _ in _batches(network, rows, idx_n, device):
+    for x_ang in _batches(network, rows, idx_n):
         encoded = network.encode(x_ang)
         c_ank = centre(encoded.log_q_ank).expand(network.n_arms, -1, -1)
         blocks.append(network.state(encoded.z_anb, c_ank)[0].cpu().numpy())
     return np.concatenate(blocks, axis=1)
 
 
-def _batches(
-    network: PackedArms, rows: Callable[[Tensor], Tensor], idx_n: np.ndarray, device: torch.device
-) -> Iterator[tuple[Tensor, np.ndarray]]:
+def _batches(network: PackedArms, rows: Callable[[Tensor], Tensor], idx_n: np.ndarray) -> Iterator[Tensor]:
     network.eval()
     for start in range(0, len(idx_n), BATCH):
         part = idx_n[start : start + BATCH]
-        yield rows(torch.as_tensor(part)).to(device).expand(network.n_arms, -1, -1), part
+        yield rows(torch.as_tensor(part)).expand(network.n_arms, -1, -1)

@@ -12,6 +12,7 @@ from cplmix_ray.config import Config
 from cplmix_ray.copies import build_copies
 from cplmix_ray.coupling import ArmSum
 from cplmix_ray.data.dataset import TrainingSet, copies_for, dense_rows
+from cplmix_ray.data.source import Values
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.events import Evaluated, Event, Logged, Snapshot
 from cplmix_ray.trainer.inference import posteriors
@@ -28,9 +29,9 @@ class Start:
     arms: dict[int, dict[str, Tensor]] | None = None
 
 
-def row_reader(data: TrainingSet) -> Callable[[Tensor], Tensor]:
-    """Reads rows as a dense tensor."""
-    return lambda idx_n: torch.from_numpy(dense_rows(data.values_ng, idx_n.numpy()))
+def row_reader(values_ng: Values, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Reads rows, given by their indices on the CPU, as a dense tensor on the device that computes."""
+    return lambda idx_n: torch.from_numpy(dense_rows(values_ng, idx_n.numpy())).to(device)
 
 
 def train_arms(
@@ -52,7 +53,7 @@ def train_arms(
     ours = None if start.arms is None else {arm: start.arms[arm] for arm in arms}
     worker = ArmGroup(config, data.preparation, arms, device, ours, start.step)
     chain = build_copies(copies_for(config, data.preparation), config.copies, data)
-    exercise = Exercise(config, row_reader(data), chain, n_steps, ArmSum(group))
+    exercise = Exercise(config, row_reader(data.values_ng, device), chain, n_steps, ArmSum(group))
     order = CellOrder(data.train_idx, training.batch_size, config.seed)
     begun = time.perf_counter()
 
@@ -70,6 +71,6 @@ def train_arms(
             }
             yield Logged(done, per_arm, common, time.perf_counter() - begun)
         if (done % training.evaluate_every == 0 or last) and len(data.val_idx):
-            yield Evaluated(done, *posteriors(worker.network, exercise.rows, data.val_idx, device))
+            yield Evaluated(done, *posteriors(worker.network, exercise.rows, data.val_idx))
         if done % training.checkpoint_every == 0 or last:
             yield Snapshot(done, worker.snapshot())

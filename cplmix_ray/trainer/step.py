@@ -24,7 +24,7 @@ class Exercise:
     """What stays the same from step to step.
 
     Args:
-        rows: reads rows of the data as a dense (n, g) tensor on the CPU.
+        rows: reads rows of the data as a dense (n, g) tensor on the arms' device.
         chain: kinds of type-preserving copies.
         n_steps: length of the run, for the schedules.
         arm_sum: the sum over arms, across workers where there are several.
@@ -45,7 +45,7 @@ def draw_copies(group: ArmGroup, exercise: Exercise, idx_n: np.ndarray) -> Tenso
     """Each arm's own copies of the same cells, shape (A_local, n, g)."""
     rows = torch.as_tensor(idx_n)
     copies = [make_copies(exercise.chain, rows, exercise.rows, g[AUGMENT]) for g in group.generators]
-    return torch.stack(copies).to(group.device)
+    return torch.stack(copies)
 
 
 def train_step(group: ArmGroup, exercise: Exercise, x_ang: Tensor, step: int) -> tuple[dict[str, Tensor], Tensor]:
