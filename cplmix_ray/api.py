@@ -12,9 +12,10 @@ from cplmix_ray.config import Config
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.dataset import build_dataset, source_from_anndata
 from cplmix_ray.errors import InputError
-from cplmix_ray.run.conduct import Progress, conduct
+from cplmix_ray.run.conduct import conduct
 from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.run.model import Inferred, TrainedModel
+from cplmix_ray.run.watch import Progress
 from cplmix_ray.trainer.checkpoint import latest_checkpoint, write_checkpoint
 from cplmix_ray.trainer.events import Snapshot
 

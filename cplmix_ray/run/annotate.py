@@ -8,10 +8,10 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from cplmix_ray import __version__
 from cplmix_ray.config.files import dump_config
 from cplmix_ray.errors import InputError
 from cplmix_ray.run.model import Inferred, TrainedModel
+from cplmix_ray.version import __version__
 
 
 def annotate(
