@@ -6,7 +6,7 @@ YAML files nest the settings by section (``model: {n_arms: 4}``); the command li
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 CopyKind = Literal["auto", "none", "affine", "thinning", "gene_dropout", "neighbours"]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian", "nb", "zinb"]
@@ -59,7 +59,7 @@ class Model(Section):
     n_categories: int = Field(10, ge=1, description="Number of categories K (cell types to look for).")
     n_arms: int = Field(2, ge=1, description="Number of coupled autoencoders A; 1 is a plain mixture VAE.")
     state_dim: int = Field(2, ge=1, description="Dimensions d of the continuous state.")
-    hidden: tuple[int, ...] = Field((128, 128), description="Widths of the encoder's hidden layers.")
+    hidden: tuple[PositiveInt, ...] = Field((128, 128), description="Widths of the encoder's hidden layers.")
     bottleneck: int = Field(32, ge=1, description="Width of the layer from which category and state are read.")
     batch_norm: bool = Field(True, description="Normalise hidden layers over the minibatch.")
     input_dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs hidden from the encoder.")

@@ -28,7 +28,10 @@ def read_npz(path: str | Path) -> Source:
         InputError: the file is no archive of numbers, or the arrays do not fit together.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with archive:
             arrays = {key: archive[key] for key in archive.files if key[:1] in "xy"}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise InputError(f"Cannot read {path} as an .npz archive of plain numbers ({error}).") from None
@@ -53,6 +56,8 @@ def read_npz(path: str | Path) -> Source:
 
 
 def _as_source(images: np.ndarray, labels_n: np.ndarray | None, held_out_n: np.ndarray | None, name: str) -> Source:
+    if images.size == 0:
+        raise InputError(f"{name} is empty: its images have shape {images.shape}.")
     if images.dtype.kind not in "uif":
         raise InputError(f"The images in {name} are not numbers but {images.dtype}.")
     side = int(np.sqrt(images.shape[-1]))

@@ -81,7 +81,8 @@ def prepare(values_ng: Values, preparation: Preparation) -> Values:
     if preparation.target_sum is None:
         return values
     library_n = np.asarray(values.sum(axis=1), dtype=np.float64).ravel()
-    factor_n = (preparation.target_sum / np.maximum(library_n, 1.0)).astype(np.float32)
+    # A cell without any counts stays as empty as it is.
+    factor_n = (preparation.target_sum / np.where(library_n > 0, library_n, 1.0)).astype(np.float32)
     if sp.issparse(values):
         scaled = values.multiply(factor_n[:, None]).tocsr()
         scaled.data = np.log1p(scaled.data)

@@ -9,12 +9,38 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
+_LOG_THETA_RANGE = (-12.0, 20.0)
+"""Beyond, the law is all but certainly zero, or Poisson, to float32 precision."""
+_STIRLING_FROM = 30.0
+
+
+def log_rising_factorial(x: Tensor, theta: Tensor) -> Tensor:
+    """log Gamma(x + theta) - log Gamma(theta) - x log theta, elementwise.
+
+    For large theta the two log-gammas are huge and nearly equal, and float32 would leave noise; there the difference
+    is taken within Stirling's series.
+    """
+    large = theta > _STIRLING_FROM
+    # Each branch sees only arguments at which it is sound, so that neither puts NaN into the other's gradient.
+    small_theta = torch.where(large, torch.ones_like(theta), theta)
+    direct = torch.lgamma(x + small_theta) - torch.lgamma(small_theta) - x * small_theta.log()
+    theta = torch.where(large, theta, torch.full_like(theta, _STIRLING_FROM))
+    series = (x + theta - 0.5) * torch.log1p(x / theta) - x + _stirling_tail(x + theta) - _stirling_tail(theta)
+    return torch.where(large, series, direct)
+
+
+def _stirling_tail(y: Tensor) -> Tensor:
+    """What Stirling's series adds to (y - 1/2) log y - y + log(2 pi)/2, to 1e-10 at y = 30."""
+    inverse = 1.0 / y
+    return inverse / 12.0 - inverse.pow(3) / 360.0
+
+
 def nb_log_prob(x: Tensor, log_mu: Tensor, log_theta: Tensor) -> Tensor:
     """log NB(x; mu, theta), elementwise, from logarithms so that neither tail overflows."""
+    log_theta = log_theta.clamp(*_LOG_THETA_RANGE)
     theta = log_theta.exp()
-    log_theta_mu = torch.logaddexp(log_theta, log_mu)
-    combinations = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
-    return combinations + theta * (log_theta - log_theta_mu) + x * (log_mu - log_theta_mu)
+    rising = log_rising_factorial(x, theta.expand_as(log_mu))
+    return rising - torch.lgamma(x + 1) + x * log_mu - (x + theta) * torch.nn.functional.softplus(log_mu - log_theta)
 
 
 def zinb_log_prob(x: Tensor, log_mu: Tensor, log_theta: Tensor, zero_logit: Tensor) -> Tensor:
