@@ -46,7 +46,7 @@ class Copies(Section):
     neighbour_pcs: int = Field(50, ge=1, description="Principal components on which cells are near.")
     rotation: float = Field(15.0, ge=0, description="Affine copies: largest rotation, in degrees.")
     zoom: float = Field(0.15, ge=0, lt=1, description="Affine copies: largest relative change of size.")
-    shift: float = Field(0.05, ge=0, lt=1, description="Affine copies: largest shift, as a share of the width.")
+    shift: float = Field(0.05, ge=0, lt=1, description="Affine copies: largest shift, as a share of the side.")
     shear: float = Field(0.2, ge=0, lt=1, description="Affine copies: largest shear.")
     thinning_keep: float = Field(0.7, gt=0, le=1, description="Thinning: share of the molecules that is kept.")
     drop_genes: float = Field(0.2, ge=0, lt=1, description="Gene dropout: share of the genes set to zero.")

@@ -16,7 +16,7 @@ class Affine(Copy):
 
     Args:
         image_shape: (height, width).
-        rotation: degrees; zoom, shear: relative; shift: share of the width.
+        rotation: degrees; zoom, shear: relative; shift: share of either side.
     """
 
     image_shape: tuple[int, int]
@@ -31,11 +31,13 @@ class Affine(Copy):
         angle_n = draw_n5[:, 0] * math.radians(self.rotation)
         size_n = 1.0 / (1.0 + draw_n5[:, 1] * self.zoom)
         shear_n = draw_n5[:, 2] * self.shear
-        # Coordinates run from -1 to 1, so a shift by the share f of the width is 2 f.
+        # Either coordinate runs from -1 to 1: a shift by the share f of a side is 2 f, ...
         shift_n2 = draw_n5[:, 3:] * (2.0 * self.shift)
         cos_n, sin_n = torch.cos(angle_n) * size_n, torch.sin(angle_n) * size_n
-        row_x = torch.stack([cos_n, shear_n * cos_n - sin_n, shift_n2[:, 0]], dim=-1)
-        row_y = torch.stack([sin_n, shear_n * sin_n + cos_n, shift_n2[:, 1]], dim=-1)
+        # ... and in an image that is not square the two have different units.
+        height, width = self.image_shape
+        row_x = torch.stack([cos_n, (shear_n * cos_n - sin_n) * (height / width), shift_n2[:, 0]], dim=-1)
+        row_y = torch.stack([sin_n * (width / height), shear_n * sin_n + cos_n, shift_n2[:, 1]], dim=-1)
         grid = affine_grid(torch.stack([row_x, row_y], dim=1), [n, 1, *self.image_shape], align_corners=False)
         images = x_ng.view(n, 1, *self.image_shape)
         return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False).view(n, -1)

@@ -1,5 +1,6 @@
 """Cells from `.h5ad` files and AnnData objects."""
 
+import warnings
 from pathlib import Path
 
 import anndata
@@ -18,7 +19,10 @@ def read_h5ad(path: str | Path, layer: str | None = None, labels_key: str | None
         InputError: the file cannot be read, or lacks the layer or the label column.
     """
     try:
-        adata = anndata.read_h5ad(path)
+        with warnings.catch_warnings():
+            # Said below in our own words for genes; cells may share a name.
+            warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
+            adata = anndata.read_h5ad(path)
     except Exception as error:  # h5py and anndata raise many kinds for broken files; all mean the same to a user
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"Cannot read {path} as an .h5ad file; it may be truncated or no .h5ad ({reason}).") from None

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-
 _LOG_THETA_RANGE = (-12.0, 20.0)
 """Beyond, the law is all but certainly zero, or Poisson, to float32 precision."""
 _STIRLING_FROM = 30.0
