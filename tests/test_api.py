@@ -66,7 +66,7 @@ def test_other_cells_are_matched_by_gene_name(adata, model):
 
 def test_loading_for_other_genes_is_refused(tmp_path, adata, model):
     model.save(tmp_path / "saved")
-    with pytest.raises(InputError, match="lacks 10 of the 40 genes.*first: 'g0'"):
+    with pytest.raises(InputError, match=r"lacks 10 of the 40 genes.*first: 'g0'"):
         CplMixVAE.load(tmp_path / "saved", adata[:, 10:].copy())
 
 

@@ -36,7 +36,9 @@ def planted(n_per_type: int = 40, n_genes: int = 60, seed: int = 0) -> anndata.A
     depth_n = rng.uniform(0.6, 1.6, len(type_n))
     counts = rng.poisson(rate_ng * depth_n[:, None]).astype(np.float32)
     obs = pd.DataFrame({"type": [f"secret_{t}" for t in type_n]}, index=[f"cell_{i}" for i in range(len(type_n))])
-    return anndata.AnnData(sp.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"gene_{i}" for i in range(n_genes)]))
+    return anndata.AnnData(
+        sp.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"gene_{i}" for i in range(n_genes)])
+    )
 
 
 def settings(**tree) -> Config:
@@ -62,6 +64,7 @@ def log_normalised(counts_ng: np.ndarray) -> np.ndarray:
 
 
 NORMALISE = {"normalise": "log1p"}
+NO_COPIES = {"copies": ["none"]}
 
 
 # Reading
@@ -86,9 +89,7 @@ def test_a_named_layer_is_read_in_place_of_x():
     adata.X = None
     with pytest.raises(InputError, match="has no X; name the layer"):
         source_from_anndata(adata)
-    np.testing.assert_array_equal(
-        dense(source_from_anndata(adata, "twice").values_ng), dense(planted().X) * 2
-    )
+    np.testing.assert_array_equal(dense(source_from_anndata(adata, "twice").values_ng), dense(planted().X) * 2)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_normalisation_has_its_closed_form(make):
     """Library sizes 4, 8 and none: the median of those that have counts is 6, and an empty cell stays empty."""
     counts = np.array([[1, 1, 2], [4, 0, 4], [0, 0, 0]], np.float32)
     adata = anndata.AnnData(make(counts))
-    data = build(adata, settings(input={"val_fraction": 0}, copies={"copies": ["none"]}))
+    data = build(adata, settings(input={"val_fraction": 0}, copies=NO_COPIES))
     expected = np.log1p(np.array([[1.5, 1.5, 3.0], [3.0, 0.0, 3.0], [0.0, 0.0, 0.0]]))
     assert data.training.preparation.target_sum == 6.0
     np.testing.assert_allclose(dense(data.training.values_ng), expected, rtol=1e-6)
@@ -182,7 +183,7 @@ def test_the_number_type_makes_no_difference_to_normalisation(dtype):
     adata = planted()
     counts = dense(adata.X)
     for matrix in (sp.csr_matrix(counts.astype(dtype)), counts.astype(dtype)):
-        data = build(anndata.AnnData(matrix, obs=adata.obs, var=adata.var))
+        data = build(anndata.AnnData(matrix, obs=adata.obs, var=adata.var), settings(copies=NO_COPIES))
         assert data.training.values_ng.dtype == np.float32
         np.testing.assert_allclose(dense(data.training.values_ng), log_normalised(counts), rtol=1e-5, atol=1e-6)
 
@@ -203,9 +204,7 @@ def test_dense_equals_sparse(likelihood):
 def test_cells_that_hold_less_than_one_are_scaled_like_the_others():
     """Fractions of a total are no counts, and normalising them is scaling them too."""
     fractions = np.array([[0.1, 0.1], [0.2, 0.2], [0.3, 0.9]], np.float32)
-    data = build(
-        anndata.AnnData(fractions), settings(input={**NORMALISE, "val_fraction": 0}, copies={"copies": ["none"]})
-    )
+    data = build(anndata.AnnData(fractions), settings(input={**NORMALISE, "val_fraction": 0}, copies=NO_COPIES))
     np.testing.assert_allclose(data.training.values_ng, log_normalised(fractions), rtol=1e-5)
 
 
@@ -231,7 +230,7 @@ def test_auto_leaves_logs_alone_and_has_nothing_to_say():
 
 def test_none_leaves_counts_alone_and_says_that_this_is_unusual():
     adata = planted()
-    data = build(adata, settings(input={"normalise": "none"}))
+    data = build(adata, settings(input={"normalise": "none"}, copies=NO_COPIES))
     np.testing.assert_array_equal(dense(data.training.values_ng), dense(adata.X))
     assert "look like raw counts" in " ".join(data.notes)
 
@@ -239,7 +238,7 @@ def test_none_leaves_counts_alone_and_says_that_this_is_unusual():
 def test_values_too_large_for_logarithms_are_pointed_out():
     adata = planted()
     adata.X = adata.X * 100.5
-    assert "--normalise log1p" in " ".join(build(adata).notes)
+    assert "--normalise log1p" in " ".join(build(adata, settings(copies=NO_COPIES)).notes)
 
 
 @pytest.mark.parametrize("likelihood", ["nb", "zinb"])
@@ -287,7 +286,7 @@ def test_the_planted_variable_genes_are_kept(values):
     adata = planted(n_genes=300)
     if values == "log":
         adata.X = sp.csr_matrix(log_normalised(adata.X.toarray()).astype(np.float32))
-    chosen = build(adata, settings(input={"hvg": N_TYPES * MARKERS})).training.preparation.var_names
+    chosen = build(adata, settings(input={"hvg": N_TYPES * MARKERS}, copies=NO_COPIES)).training.preparation.var_names
     assert chosen == tuple(f"gene_{i}" for i in range(N_TYPES * MARKERS))
 
 
@@ -324,7 +323,9 @@ def test_new_cells_are_prepared_as_the_training_cells_were(likelihood, hvg):
 
 def test_as_many_variable_genes_as_there_are_is_all_of_them():
     adata = planted()
-    assert build(adata, settings(input={"hvg": 1000})).training.preparation.var_names == tuple(adata.var_names)
+    assert build(adata, settings(input={"hvg": 1000}, copies=NO_COPIES)).training.preparation.var_names == tuple(
+        adata.var_names
+    )
 
 
 def test_genes_that_no_cell_expresses_are_not_chosen():
@@ -333,7 +334,7 @@ def test_genes_that_no_cell_expresses_are_not_chosen():
     counts = adata.X.toarray()
     counts[:, 20:30] = 0
     adata.X = sp.csr_matrix(counts)
-    chosen = build(adata, settings(input={"hvg": 40})).training.preparation.var_names
+    chosen = build(adata, settings(input={"hvg": 40}, copies=NO_COPIES)).training.preparation.var_names
     assert len(chosen) == 40
     assert not {f"gene_{i}" for i in range(20, 30)} & set(chosen)
 
@@ -412,7 +413,7 @@ def test_a_few_cells_have_the_neighbours_that_there_are(n, columns):
 
 
 def test_the_approximate_search_finds_what_the_exact_one_finds(monkeypatch):
-    points = np.random.default_rng(0).normal(size=(3000, 20)).astype(np.float32)
+    points = np.random.default_rng(0).normal(size=(2000, 20)).astype(np.float32)
     exact = nearest(points, 10)
     monkeypatch.setattr(neighbours_module, "EXACT_UP_TO", 100)
     found, again = nearest(points, 10), nearest(points, 10)
@@ -617,7 +618,7 @@ def test_the_digits_are_there_without_a_download():
     source = read_source("digits", labels_key="label")
     assert (source.values_ng.shape, source.image_shape) == ((1797, 64), (8, 8))
     assert sorted(set(source.labels_n)) == [str(digit) for digit in range(10)]
-    values = build_dataset(source, settings(copies={"copies": ["none"]})).training.values_ng
+    values = build_dataset(source, settings(copies=NO_COPIES)).training.values_ng
     assert (values.min(), values.max(), values.dtype) == (0.0, 1.0, np.float32)
 
 

@@ -124,7 +124,7 @@ def test_a_term_that_is_not_finite_is_named_with_arm_and_step(ray_cluster, data)
     snapshot.arms[1]["network/output.bias"][:] = float("nan")
     longer = config.model_copy(update={"training": config.training.model_copy(update={"max_steps": STEPS + 5})})
     for layout in ([(0, 1)], [(0,), (1,)]):
-        with pytest.raises(NonFiniteError, match=f"reconstruction of arm 1 is not finite at step {STEPS};"):
+        with pytest.raises(NonFiniteError, match=rf"reconstruction of arm 1 is not finite at step {STEPS};"):
             run(longer, data, *layout, start=Start(STEPS, snapshot.arms))
 
 

@@ -289,6 +289,16 @@ def test_a_zoom_changes_the_size_by_at_most_its_share():
     assert 1.15 < float(side.max()) < 1.21
 
 
+def test_a_shear_moves_columns_in_proportion_to_their_row_and_leaves_rows():
+    shape = (28, 28)
+    copies = Affine(shape, 0.0, 0.0, shear=0.3, shift=0.0).alter(square_image().expand(400, -1), generator_of(19))
+    (row, column), (row_0, column_0) = centre_of(copies, shape), centre_of(square_image(), shape)
+    torch.testing.assert_close(row, row_0.expand_as(row), rtol=0, atol=0.02)
+    shear = ((column_0 - column) / row_0).double().numpy()
+    assert scipy.stats.kstest(shear, "uniform", args=(-0.3, 0.6)).pvalue > UNLIKELY
+    torch.testing.assert_close(copies.sum(-1), square_image().sum(-1).expand(400), rtol=0.02, atol=0)
+
+
 def test_a_rotation_of_an_image_that_is_not_square_is_still_a_rotation():
     """A disc about the middle is the same after any rotation, whatever the frame."""
     shape = (30, 50)

@@ -1,6 +1,7 @@
 """From errors to one sentence and an exit status: 0 done, 2 bad input, 1 anything else."""
 
 import sys
+import warnings
 from collections.abc import Callable
 
 from cplmix_ray.errors import InputError, TrainingError
@@ -8,6 +9,8 @@ from cplmix_ray.errors import InputError, TrainingError
 
 def run_command(command: Callable[[list[str]], None]) -> None:
     """Run a command on the words of the command line and leave the process."""
+    # Cells may share a name; genes may not, and that is said in an error of its own.
+    warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
     try:
         command(sys.argv[1:])
     except InputError as error:

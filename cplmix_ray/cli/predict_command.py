@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cplmix_ray.cli.line import parse_line
 from cplmix_ray.cli.table import score_line
+from cplmix_ray.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ def predict(args: list[str]) -> None:
     from cplmix_ray.scores import score
 
     out = Path(command.out)
+    if out.exists() and Path(command.data).exists() and out.samefile(command.data):
+        raise InputError(f"--out {out} is the file that --data names, which is left alone; name another one.")
     require_writable(out.parent)
     model = TrainedModel.load(command.run)
     source = read_source(command.data, command.layer if command.layer is not None else model.config.input.layer)

@@ -6,7 +6,7 @@ import numpy as np
 def split_cells(n: int, val_fraction: float, seed: int, held_out_n: np.ndarray | None = None) -> tuple:
     """Sorted indices (train, validation): the file's own test set where it has one, else a random share.
 
-    At least one cell trains; with ``val_fraction`` 0 and no test set, none validates.
+    At least one cell trains; with ``val_fraction`` 0 all cells do, a test set's too, and none validates.
     """
     if held_out_n is not None and val_fraction > 0:
         return np.flatnonzero(~held_out_n), np.flatnonzero(held_out_n)

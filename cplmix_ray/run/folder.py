@@ -56,7 +56,16 @@ def require_writable(folder: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
     partial = path.with_name(f".partial-{path.name}")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"Cannot write {path} ({error.strerror or error}).") from None
+    finally:
+        partial.unlink(missing_ok=True)

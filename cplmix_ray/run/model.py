@@ -95,6 +95,11 @@ class TrainedModel:
         at = columns_of(source.adata.var_names, self.preparation.var_names, source.name)
         if self.preparation.target_sum is None:
             return prepare(source.values_ng[:, at], self.preparation)
+        if source.values_ng.min() < 0:
+            raise InputError(
+                f"{source.name} holds negative values, but the model was trained on values that it normalises itself; "
+                f"give values of the same kind, with --layer where X holds others."
+            )
         # The library size is that of all genes, as it was in training, so genes are chosen last.
         return prepare(source.values_ng, self.preparation)[:, at]
 
