@@ -132,7 +132,7 @@ def test_a_failed_worker_ends_the_run_and_gives_its_devices_back(ray_cluster, da
     config = config_of(2)
     before = ray_cluster.available_resources()["CPU"]
     broken = Start(0, {0: {}, 1: {}})  # snapshots without their tensors
-    with pytest.raises(TrainingError, match="worker of arm .* failed"):
+    with pytest.raises(TrainingError, match=r"worker of arm .* failed"):
         run(config, data, (0,), (1,), start=broken)
     import time
 

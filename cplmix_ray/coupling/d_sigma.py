@@ -50,6 +50,9 @@ class DSigmaCoupling:
         return self.n_arms * sent.norm2_a - 2.0 * inner_a
 
     def pairwise(self, norm2_total: Tensor, sum_nk: Tensor) -> Tensor:
-        """The value sum_{a<b} E d_sigma^2, from the totals over all arms; scalar, no gradient."""
+        """The value sum_{a<b} E d_sigma^2, from the totals over all arms; scalar, no gradient.
+
+        It is a difference of large numbers, so that close to zero float32 may leave less than nothing.
+        """
         with torch.no_grad():
-            return self.n_arms * norm2_total - sum_nk.square().sum(-1).mean()
+            return (self.n_arms * norm2_total - sum_nk.square().sum(-1).mean()).clamp_min(0.0)
