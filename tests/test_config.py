@@ -1,6 +1,7 @@
 """Settings: their names, bounds and types, as YAML and as a command line."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from cplmix_ray.errors import InputError
 # Scripts depend on these names. Adding or renaming one is a decision, and this list is where it is taken.
 TRAIN_OPTIONS = """
     --config --out --resume --seed
-    --data --layer --labels-key --normalise --hvg --val-fraction
+    --data --layer --labels-key --normalise --target-sum --hvg --val-fraction
     --copies --n-neighbours --neighbour-pcs --rotation --zoom --shift --shear
     --thinning-keep --drop-genes --expression-noise
     --n-categories --n-arms --state-dim --hidden --bottleneck --batch-norm --input-dropout --tau
@@ -282,3 +283,10 @@ def test_steps_end_at_max_steps_or_epochs_whichever_comes_first(max_steps, epoch
 @pytest.mark.parametrize(("tau", "k", "temperature"), [(None, 10, 0.1), (None, 1, 1.0), (0.3, 10, 0.3)])
 def test_the_temperature_is_tau_or_one_over_k(tau, k, temperature):
     assert parse_config({"model": {"tau": tau, "n_categories": k}}).model.temperature == pytest.approx(temperature)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "tune_configs").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_the_shipped_configurations_are_valid(path):
+    load_config(path)

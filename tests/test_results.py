@@ -271,7 +271,8 @@ def assert_same_annotation(one: anndata.AnnData, other: anndata.AnnData, key: st
     np.testing.assert_allclose(one.obsm["X_cplmix"], other.obsm[f"X_{key}"], atol=1e-5)
     category = other.obs[f"{key}_category"]
     assert list(category.cat.categories) == [str(k) for k in range(K)]
-    np.testing.assert_array_equal(one.obs["cplmix_category"].cat.codes, category.cat.codes)
+    # By name: a view of some of the cells drops the categories that none of them has, and with them the codes.
+    np.testing.assert_array_equal(one.obs["cplmix_category"].astype(str), category.astype(str))
     np.testing.assert_allclose(one.obs["cplmix_confidence"], other.obs[f"{key}_confidence"], atol=1e-5)
 
 

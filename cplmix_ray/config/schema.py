@@ -26,9 +26,10 @@ class Input(Section):
     labels_key: str | None = Field(None, description="Column of obs with known types; used for scores only.")
     normalise: Literal["auto", "log1p", "none"] = Field(
         "auto",
-        description="log1p: scale each cell to the median library size, then log(1 + x). "
+        description="log1p: scale each cell to --target-sum counts, then log(1 + x). "
         "auto: do so where X holds raw counts and the likelihood is gaussian, and say so.",
     )
+    target_sum: float = Field(1e4, gt=0, description="Library size to which normalised cells are scaled.")
     hvg: int | None = Field(None, ge=2, description="Keep this many highly variable genes (needs scanpy).")
     val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of cells kept out of training.")
 
@@ -60,7 +61,7 @@ class Model(Section):
     n_arms: int = Field(2, ge=1, description="Number of coupled autoencoders A; 1 is a plain mixture VAE.")
     state_dim: int = Field(2, ge=1, description="Dimensions d of the continuous state.")
     hidden: tuple[PositiveInt, ...] = Field((128, 128), description="Widths of the encoder's hidden layers.")
-    bottleneck: int = Field(32, ge=1, description="Width of the layer from which category and state are read.")
+    bottleneck: int = Field(10, ge=1, description="Width of the layer from which category and state are read.")
     batch_norm: bool = Field(True, description="Normalise hidden layers over the minibatch.")
     input_dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs hidden from the encoder.")
     tau: float | None = Field(None, gt=0, description="Temperature of the categorical posterior; default 1/K.")
@@ -91,7 +92,7 @@ class Training(Section):
     max_steps: int | None = Field(None, ge=1, description="Stop after this many steps.")
     epochs: int | None = Field(None, ge=1, description="Stop after this many passes over the training cells.")
     batch_size: int = Field(256, ge=1, description="Cells in a minibatch.")
-    lr: float = Field(1e-3, gt=0, description="Adam's learning rate.")
+    lr: float = Field(3e-3, gt=0, description="Adam's learning rate.")
     lr_schedule: Literal["constant", "cosine"] = Field("constant", description="How the learning rate ends.")
     lr_warmup: int = Field(0, ge=0, description="Steps over which the learning rate rises from zero.")
     lam_warmup: int = Field(0, ge=0, description="Steps over which lambda rises linearly from zero.")

@@ -68,7 +68,7 @@ def _counts(source: Source, config: Config) -> Fitted:
         raise InputError(f"--likelihood {config.model.likelihood} takes raw counts; leave out --normalise log1p.")
     names, library = tuple(source.adata.var_names), usual_library(source.values_ng)
     preparation = Preparation("counts", names, library=library)
-    logged = prepare(source.values_ng, Preparation("log", names, target_sum=library))
+    logged = prepare(source.values_ng, Preparation("log", names, target_sum=config.input.target_sum))
     return Fitted(preparation, prepare(source.values_ng, preparation), logged)
 
 
@@ -76,7 +76,7 @@ def _normalised(source: Source, config: Config, counts: bool) -> Fitted:
     values = source.values_ng
     if values.min() < 0:
         raise InputError(f"{source.name} holds negative values, so it cannot be normalised; use --normalise none.")
-    preparation = Preparation("log", tuple(source.adata.var_names), target_sum=usual_library(values))
+    preparation = Preparation("log", tuple(source.adata.var_names), target_sum=config.input.target_sum)
     note = f"{source.name} holds raw counts: cells are scaled to {preparation.target_sum:g} and log1p is taken."
     if config.input.normalise == "log1p":
         note = (

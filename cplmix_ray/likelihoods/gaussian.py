@@ -11,8 +11,8 @@ _LOG_PRECISION_RANGE = (-8.0, 8.0)
 class Gaussian:
     """Each gene is Gaussian around the decoder's output, with a variance of its own that is learned.
 
-    With one fixed variance the objective would hang on the unit of the data: shallow cells scaled to their own depth vary
-    by a few hundredths, and their reconstruction would weigh nothing beside the coupling.
+    With one fixed variance the objective would hang on the unit of the data: shallow cells scaled to their own depth
+    vary by a few hundredths, and their reconstruction would weigh nothing beside the coupling.
     """
 
     heads, has_dispersion, counts = 1, True, False
