@@ -88,7 +88,7 @@ class Watcher:
         self.snapshot = event
 
     def step_ms(self) -> float | None:
-        """Milliseconds a step, without the first tenth, in which things warm up."""
+        """Milliseconds a step, scores and checkpoints between steps included, without the first tenth (warming up)."""
         points = self.step_seconds[len(self.step_seconds) // 10 :]
         if len(points) < 2:
             return None
