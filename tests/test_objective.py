@@ -92,7 +92,7 @@ def log_likelihood(w: dict[str, Tensor], name: str, x: Tensor, out: Tensor) -> T
     if name == "bernoulli":
         return Bernoulli(logits=out).log_prob(x).sum(-1)
     if name == "gaussian":
-        return Normal(out, (-0.5 * w["log_theta"]).exp()).log_prob(x).sum(-1)
+        return Normal(out, 1.0).log_prob(x).sum(-1)
     theta = w["log_theta"].exp()
     mu = x.sum(-1, keepdim=True).clamp_min(1) * torch.softmax(out[:, :N_GENES], dim=-1)
     nb = NegativeBinomial(theta, logits=mu.log() - theta.log()).log_prob(x)

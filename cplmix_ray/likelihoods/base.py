@@ -21,8 +21,7 @@ class Likelihood(Protocol):
         Args:
             x_ang: cells, shape (A, n, g).
             out_ang: decoder output, shape (A, n, heads * g).
-            log_theta_a1g: log of the inverse dispersion of counts, or of the precision of log-expression, shape
-                (A, 1, g), for likelihoods that have one.
+            log_theta_a1g: log-dispersion, shape (A, 1, g), for likelihoods that have one.
 
         Returns:
             Shape (A, n), in nats.
