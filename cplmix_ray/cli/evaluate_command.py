@@ -1,6 +1,5 @@
 """`python -m cplmix_ray.evaluate`."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def evaluate(args: list[str]) -> None:
     """Infer, score the consensus and every arm, write the scores, and say where they are."""
     command = parse_line(Evaluate, args, "evaluate")
     from cplmix_ray.data.dataset import read_source
-    from cplmix_ray.run.folder import require_writable, write_whole
+    from cplmix_ray.run.folder import require_writable, write_json
     from cplmix_ray.run.model import TrainedModel
     from cplmix_ray.scores import score
 
@@ -55,6 +54,5 @@ def evaluate(args: list[str]) -> None:
         scores["reconstruction"] = inferred.reconstruction[arm]
         print(score_line(f"Arm {arm}", scores))
     tree = {**consensus, "steps": model.step, "n_cells": source.n_cells, "data": source.name, "arms": arms}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, json.dumps(tree, indent=1).encode() + b"\n")
+    write_json(out, tree)
     print(f"Scores are in {out}.")

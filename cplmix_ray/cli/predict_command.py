@@ -28,8 +28,8 @@ def predict(args: list[str]) -> None:
     """Infer, add the keys, write the file, and say where it is."""
     command = parse_line(Predict, args, "predict")
     from cplmix_ray.data.dataset import read_source
-    from cplmix_ray.run.annotate import annotate, write_h5ad
-    from cplmix_ray.run.folder import require_writable
+    from cplmix_ray.run.annotate import annotate
+    from cplmix_ray.run.folder import require_writable, write_whole
     from cplmix_ray.run.model import TrainedModel
     from cplmix_ray.scores import score
 
@@ -42,6 +42,6 @@ def predict(args: list[str]) -> None:
     inferred = model.infer(model.values_of(source))
     scores, _ = score(inferred.log_q_ank, inferred.probs_nk, None)
     annotate(source.adata, inferred, model, scores, command.key_added)
-    write_h5ad(source.adata, out)
+    write_whole(out, source.adata.write_h5ad)
     print(score_line(f"{source.n_cells} cells", scores))
     print(f"Results are in {out}: obs['{command.key_added}_category'], obsm['X_{command.key_added}'] and others.")

@@ -28,10 +28,11 @@ def read_npz(path: str | Path) -> Source:
         InputError: the file is no archive of numbers, or the arrays do not fit together.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with archive:
+        # The file is opened here and not by NumPy, which leaves it open where the archive is broken.
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
             arrays = {key: archive[key] for key in archive.files if key[:1] in "xy"}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise InputError(f"Cannot read {path} as an .npz archive of plain numbers ({error}).") from None

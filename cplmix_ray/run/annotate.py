@@ -1,7 +1,5 @@
 """What was inferred, as the keys that users find in their AnnData object."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import anndata
@@ -9,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from cplmix_ray.config.files import dump_config
-from cplmix_ray.errors import InputError
 from cplmix_ray.run.model import Inferred, TrainedModel
 from cplmix_ray.version import __version__
 
@@ -33,20 +30,3 @@ def annotate(
         "consensus": float(metrics.get("consensus", float("nan"))),
         "metrics": {name: value for name, value in metrics.items() if isinstance(value, int | float | str)},
     }
-
-
-def write_h5ad(adata: anndata.AnnData, path: Path) -> None:
-    """Write a whole file or none.
-
-    Raises:
-        InputError: the folder cannot be written to.
-    """
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        adata.write_h5ad(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"Cannot write {path} ({error.strerror or error}).") from None
-    finally:
-        partial.unlink(missing_ok=True)

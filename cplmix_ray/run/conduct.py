@@ -9,8 +9,8 @@ import numpy as np
 from cplmix_ray.config import Config, save_config
 from cplmix_ray.data.dataset import Dataset
 from cplmix_ray.engine import Plan, engine_for, run_arms
-from cplmix_ray.run.annotate import annotate, write_h5ad
-from cplmix_ray.run.folder import RunFolder
+from cplmix_ray.run.annotate import annotate
+from cplmix_ray.run.folder import RunFolder, write_whole
 from cplmix_ray.run.model import Inferred, TrainedModel
 from cplmix_ray.run.watch import Progress, Watcher
 from cplmix_ray.scores import score
@@ -77,7 +77,7 @@ def conduct(
     }
     result = data.source.adata.copy()
     annotate(result, inferred, model, metrics)
-    write_h5ad(result, folder.result)
+    write_whole(folder.result, result.write_h5ad)
     folder.write_metrics(metrics)
     return Outcome(metrics, model, inferred)
 

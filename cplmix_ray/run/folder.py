@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class RunFolder:
         require_writable(self.path)
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
-        write_whole(self.metrics, json.dumps(metrics, indent=1).encode() + b"\n")
+        write_json(self.metrics, metrics)
 
 
 def require_writable(folder: Path) -> None:
@@ -55,17 +56,30 @@ def require_writable(folder: Path) -> None:
         raise InputError(f"Cannot write to {folder} ({error.strerror}); choose another folder with --out.") from None
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all.
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Make a file, and its folder, so that it is there whole or not at all.
+
+    Args:
+        write: writes the content to the path that it is given, which takes its own name afterwards.
 
     Raises:
         InputError: it cannot be written there.
     """
     partial = path.with_name(f".partial-{path.name}")
     try:
-        partial.write_bytes(data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
         os.replace(partial, path)
     except OSError as error:
         raise InputError(f"Cannot write {path} ({error.strerror or error}).") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """Write a whole file of JSON or none.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
+    write_whole(path, lambda partial: partial.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8"))
