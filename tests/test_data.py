@@ -527,7 +527,7 @@ def test_a_test_set_is_held_out_and_the_rest_trains(tmp_path):
     data = build_dataset(read_source(path, labels_key="label"), settings())
     assert data.training.train_idx.tolist() == list(range(20))
     assert data.training.val_idx.tolist() == list(range(20, 28))
-    assert data.source.labels_n[20:].tolist() == ["7"] * 8
+    assert data.labels_n[20:].tolist() == ["7"] * 8
     np.testing.assert_array_equal(data.source.values_ng[20:], images(8, 1).reshape(8, 25))
 
 

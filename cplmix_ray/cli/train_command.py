@@ -50,6 +50,7 @@ def train(args: list[str]) -> None:
     # Heavy imports only now, so that --help and a wrong line answer at once.
     from cplmix_ray.data.dataset import build_dataset, read_source
     from cplmix_ray.engine import Plan
+    from cplmix_ray.run.annotate import write_result
     from cplmix_ray.run.conduct import conduct
     from cplmix_ray.run.folder import RunFolder
     from cplmix_ray.run.resume import checkpoint_to_resume
@@ -75,6 +76,7 @@ def train(args: list[str]) -> None:
         outcome = conduct(config, data, folder, display, checkpoint, announce)
     finally:
         display.end()
+    write_result(folder.result, source.adata, outcome)
     metrics = outcome.metrics
     display.say(f"Trained {metrics['steps']} steps in {metrics['seconds']:.1f} s.")
     display.say(score_line("All cells", metrics))

@@ -39,11 +39,23 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training set with what only the driver knows: the user's object, the labels, and what there is to say."""
+    """A training set with what only the driver knows.
 
-    source: Source
+    Attributes:
+        training: what the arms see.
+        labels_n: known types as strings, "" where unknown; None without labels.
+        name: what to call the cells in messages.
+        notes: what the user should know of the preparation.
+    """
+
     training: TrainingSet
-    notes: tuple[str, ...]
+    labels_n: np.ndarray | None
+    name: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_cells(self) -> int:
+        return self.training.values_ng.shape[0]
 
 
 def read_source(data: str, layer: str | None = None, labels_key: str | None = None) -> Source:
@@ -96,7 +108,7 @@ def build_dataset(source: Source, config: Config) -> Dataset:
     if "neighbours" in copies_for(config, fitted.preparation):
         neighbours = _neighbours_of_training_cells(fitted.log_values_ng, train_idx, config)
     training = TrainingSet(fitted.values_ng, train_idx, val_idx, neighbours, fitted.preparation)
-    return Dataset(source, training, fitted.notes)
+    return Dataset(training, source.labels_n, source.name, fitted.notes)
 
 
 def copies_for(config: Config, preparation: Preparation) -> tuple[str, ...]:

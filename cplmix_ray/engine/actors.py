@@ -1,4 +1,4 @@
-"""Arms on Ray actors inside one placement group; their events stream here and come out merged."""
+"""Arms on Ray actors; their events stream here and come out merged."""
 
 import contextlib
 from collections import deque
@@ -7,13 +7,12 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cplmix_ray.config import Config
 from cplmix_ray.data.dataset import TrainingSet
+from cplmix_ray.engine.places import Places, own_places
 from cplmix_ray.engine.plan import Plan
-from cplmix_ray.engine.session import cluster_devices
+from cplmix_ray.engine.store import StoredSet
 from cplmix_ray.engine.worker import ArmWorker
 from cplmix_ray.errors import InputError, NonFiniteError, TrainingError
 from cplmix_ray.trainer.events import Event, merge
@@ -23,23 +22,33 @@ _GRACE = 3.0
 """Seconds in which the other workers may still say what happened once one has failed."""
 
 
-def train_on_actors(plan: Plan, config: Config, data: TrainingSet, start: Start) -> Iterator[Event]:
+def train_on_actors(
+    plan: Plan, config: Config, data: TrainingSet | StoredSet, start: Start, places: Places | None = None
+) -> Iterator[Event]:
     """Start one actor a worker, train, and give everything back, whatever happens.
 
     Ray must be connected.
+
+    Args:
+        data: the training set, or where it is in the object store already.
+        places: the devices to use; None reserves some for the while.
 
     Raises:
         InputError: the cluster has fewer devices than the plan needs.
         TrainingError: a worker failed; the message says which and why.
     """
     timeout = config.placement.collective_timeout
-    with _actors(plan, config) as workers:
+    with contextlib.ExitStack() as stack:
+        places = places or stack.enter_context(own_places(plan, timeout))
+        workers = stack.enter_context(_actors(plan, config, places))
         try:
             host, port = ray.get(workers[0].open_store.remote(timeout))
             ray.get([worker.join.remote(host, port, timeout, plan.gpu) for worker in workers])
-            in_store = [ray.put(data)], [ray.put(start)]
+            stored = data if isinstance(data, StoredSet) else StoredSet.put(data)
+            begin = [ray.put(start)]
             streams = [
-                worker.train.options(num_returns="streaming").remote(config, *in_store, plan.gpu) for worker in workers
+                worker.train.options(num_returns="streaming").remote(config, stored, begin, plan.gpu)
+                for worker in workers
             ]
         except RayError as error:
             raise TrainingError(f"The workers could not meet: {_first_line(error)}") from None
@@ -47,37 +56,19 @@ def train_on_actors(plan: Plan, config: Config, data: TrainingSet, start: Start)
 
 
 @contextlib.contextmanager
-def _actors(plan: Plan, config: Config) -> Iterator[list]:
-    bundle = {"CPU": 1.0, "GPU": 1.0} if plan.gpu else {"CPU": 1.0}
-    devices = cluster_devices()
-    has = devices.gpus if plan.gpu else devices.cpus
-    if len(plan.workers) > has:
-        unit = "GPUs" if plan.gpu else "CPU cores"
-        raise InputError(
-            f"{len(plan.workers)} workers need {len(plan.workers)} {unit}, but {devices.where} has {has}; "
-            f"raise --arms-per-worker or use --engine local."
-        )
-    group = placement_group([bundle] * len(plan.workers), strategy="PACK")
+def _actors(plan: Plan, config: Config, places: Places) -> Iterator[list]:
     workers: list = []
     try:
-        timeout = config.placement.collective_timeout
-        if not group.wait(timeout):
-            raise TrainingError(
-                f"The cluster has the {len(plan.workers)} workers' devices, but they were not free within "
-                f"{timeout:g} s; wait for other work to end, or raise --collective-timeout."
-            )
         remote = ray.remote(ArmWorker)
         for rank, arms in enumerate(plan.workers):
-            strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
             options = remote.options(
-                num_cpus=1, num_gpus=1 if plan.gpu else 0, scheduling_strategy=strategy, max_restarts=0
+                num_cpus=1, num_gpus=int(plan.gpu), scheduling_strategy=places.strategy(rank), max_restarts=0
             )
             workers.append(options.remote(arms, rank, len(plan.workers), config.placement.threads or 1))
         yield workers
     finally:
         for worker in workers:
             ray.kill(worker, no_restart=True)
-        remove_placement_group(group)
 
 
 def _merged(streams: list, plan: Plan) -> Iterator[Event]:

@@ -1,7 +1,9 @@
 """One entrance to both engines."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from cplmix_ray.config import Config, Placement
 from cplmix_ray.data.dataset import TrainingSet
@@ -11,8 +13,16 @@ from cplmix_ray.trainer.events import Event
 from cplmix_ray.trainer.loop import Start
 
 
+@dataclass(frozen=True)
+class Engine:
+    """Where the arms of a run go, and the function that trains them there; its events come merged over all arms."""
+
+    plan: Plan
+    train: Callable[[Config, TrainingSet, Start], Iterator[Event]]
+
+
 @contextlib.contextmanager
-def engine_for(placement: Placement, n_arms: int) -> Iterator[Plan]:
+def engine_for(placement: Placement, n_arms: int) -> Iterator[Engine]:
     """Decide where the arms go, with Ray connected while it is needed.
 
     Raises:
@@ -26,11 +36,10 @@ def engine_for(placement: Placement, n_arms: int) -> Iterator[Plan]:
             plan = make_plan(placement, n_arms, local_devices())
             if plan.engine == "ray":
                 stack.enter_context(ray_session(placement.ray_address))
-        yield plan
+        yield Engine(plan, functools.partial(_train, plan))
 
 
-def run_arms(plan: Plan, config: Config, data: TrainingSet, start: Start) -> Iterator[Event]:
-    """Train as planned; events come merged over all arms."""
+def _train(plan: Plan, config: Config, data: TrainingSet, start: Start) -> Iterator[Event]:
     if plan.engine == "local":
         from cplmix_ray.engine.local import train_packed
 

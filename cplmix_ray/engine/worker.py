@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from cplmix_ray.config import Config
-from cplmix_ray.data.dataset import TrainingSet
+from cplmix_ray.engine.store import StoredSet
 from cplmix_ray.trainer.events import Event
 from cplmix_ray.trainer.loop import Start, train_arms
 
@@ -44,11 +44,10 @@ class ArmWorker:
             "nccl" if gpu else "gloo", store=self.store, rank=self.rank, world_size=self.world, timeout=limit
         )
 
-    def train(self, config: Config, data: list, start: list, gpu: bool) -> Iterator[Event]:
-        """The loop; each event streams to the driver. Data and start come as references in lists, read in place."""
+    def train(self, config: Config, data: StoredSet, start: list, gpu: bool) -> Iterator[Event]:
+        """The loop; each event streams to the driver. Data and start are in the object store, read in place."""
         import ray
 
-        training: TrainingSet = ray.get(data[0])
         begin: Start = ray.get(start[0])
         device = torch.device("cuda:0" if gpu else "cpu")
-        yield from train_arms(config, training, self.arms, device, begin, dist.group.WORLD)
+        yield from train_arms(config, data.fetch(), self.arms, device, begin, dist.group.WORLD)

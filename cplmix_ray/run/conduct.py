@@ -1,5 +1,6 @@
-"""A run from start to end: train, record, checkpoint, infer, score, write."""
+"""A run from start to end: train, record, checkpoint, infer, score."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +9,8 @@ import numpy as np
 
 from cplmix_ray.config import Config, save_config
 from cplmix_ray.data.dataset import Dataset
-from cplmix_ray.engine import Plan, engine_for, run_arms
-from cplmix_ray.run.annotate import annotate
-from cplmix_ray.run.folder import RunFolder, write_whole
+from cplmix_ray.engine import Engine, Plan, engine_for
+from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.run.model import Inferred, TrainedModel
 from cplmix_ray.run.watch import Progress, Watcher
 from cplmix_ray.scores import score
@@ -34,11 +34,13 @@ def conduct(
     progress: Progress,
     checkpoint: Checkpoint | None = None,
     announce: Callable[[Plan, int, int], None] | None = None,
+    engine: Engine | None = None,
 ) -> Outcome:
-    """Train, and leave everything in ``folder``.
+    """Train, and leave settings, checkpoints, scalars and scores in ``folder``.
 
     Args:
         checkpoint: where to go on from; None starts from the seed.
+        engine: where the arms run; None decides by the settings.
         announce: told the plan, the first step and the number of steps before training starts.
 
     Raises:
@@ -47,15 +49,16 @@ def conduct(
     """
     start = Start() if checkpoint is None else Start(checkpoint.step, checkpoint.arms)
     n_steps = config.training.steps(len(data.training.train_idx))
-    with engine_for(config.placement, config.model.n_arms) as plan:
+    with contextlib.ExitStack() as stack:
+        engine = engine or stack.enter_context(engine_for(config.placement, config.model.n_arms))
         folder.path.mkdir(parents=True, exist_ok=True)
         save_config(config, folder.config)
         if announce is not None:
-            announce(plan, start.step, n_steps)
+            announce(engine.plan, start.step, n_steps)
         seconds = 0.0 if checkpoint is None else checkpoint.manifest["seconds"]
         watcher = Watcher(config, data, folder, progress, seconds, start.step)
         try:
-            for event in run_arms(plan, config, data.training, start):
+            for event in engine.train(config, data.training, start):
                 watcher.see(event)
         finally:
             watcher.recorder.close()
@@ -68,25 +71,22 @@ def conduct(
         "steps": model.step,
         "seconds": round(watcher.seconds, 3),
         "step_ms": watcher.step_ms(),
-        "n_cells": data.source.n_cells,
+        "n_cells": data.n_cells,
         "n_categories": config.model.n_categories,
         "n_arms": config.model.n_arms,
-        "n_workers": len(plan.workers),
-        "engine": plan.engine,
+        "n_workers": len(engine.plan.workers),
+        "engine": engine.plan.engine,
         "seed": config.seed,
     }
-    result = data.source.adata.copy()
-    annotate(result, inferred, model, metrics)
-    write_whole(folder.result, result.write_h5ad)
     folder.write_metrics(metrics)
     return Outcome(metrics, model, inferred)
 
 
 def all_scores(inferred: Inferred, data: Dataset) -> dict[str, float]:
     """Scores over all cells, and over the validation cells under names that begin with ``val_``."""
-    scores = scores_of(inferred, data.source.labels_n, np.arange(data.source.n_cells))
+    scores = scores_of(inferred, data.labels_n, np.arange(data.n_cells))
     scores["reconstruction"] = float(np.mean(inferred.reconstruction))
-    held_out = scores_of(inferred, data.source.labels_n, data.training.val_idx)
+    held_out = scores_of(inferred, data.labels_n, data.training.val_idx)
     return {**scores, **{f"val_{name}": value for name, value in held_out.items()}}
 
 

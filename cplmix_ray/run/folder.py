@@ -11,15 +11,19 @@ from cplmix_ray.errors import InputError
 
 
 class RunFolder:
-    """Paths of a run: config.yaml, metrics.json, result.h5ad, checkpoints/, tensorboard/."""
+    """Paths of a run: config.yaml, metrics.json, result.h5ad, checkpoints/, tensorboard/.
 
-    def __init__(self, path: str | Path):
+    Args:
+        tensorboard: where the scalars go in place of a folder of the run's own.
+    """
+
+    def __init__(self, path: str | Path, tensorboard: Path | None = None):
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.json"
         self.result = self.path / "result.h5ad"
         self.checkpoints = self.path / "checkpoints"
-        self.tensorboard = self.path / "tensorboard"
+        self.tensorboard = tensorboard or self.path / "tensorboard"
 
     def holds_run(self) -> bool:
         return self.config.exists() or self.checkpoints.exists()

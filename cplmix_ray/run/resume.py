@@ -38,8 +38,8 @@ def checkpoint_to_resume(
             f"The run in {folder.path} has other settings for {', '.join(changed)}; leave them as they were."
         )
     names = tuple(checkpoint.manifest["preparation"]["var_names"])
-    if names != data.training.preparation.var_names or checkpoint.manifest["n_cells"] != data.source.n_cells:
-        raise InputError(f"The run in {folder.path} was trained on other cells or genes than {data.source.name}.")
+    if names != data.training.preparation.var_names or checkpoint.manifest["n_cells"] != data.n_cells:
+        raise InputError(f"The run in {folder.path} was trained on other cells or genes than {data.name}.")
     say(f"Going on from {checkpoint.path}.")
     return checkpoint
 

@@ -64,7 +64,7 @@ class Watcher:
 
     def _evaluated(self, event: Evaluated) -> None:
         consensus_nk = centre(torch.from_numpy(event.log_q_ank)).numpy()
-        labels_n = self.data.source.labels_n
+        labels_n = self.data.labels_n
         labels_n = None if labels_n is None else labels_n[self.data.training.val_idx]
         consensus, arms = score(event.log_q_ank, consensus_nk, labels_n)
         for scores, loss in zip(arms, event.reconstruction, strict=True):
@@ -80,7 +80,7 @@ class Watcher:
             "likelihood": resolve_likelihood(self.config, self.data.training.preparation),
             "preparation": self.data.training.preparation.as_dict(),
             "generators": list(PURPOSES),
-            "n_cells": self.data.source.n_cells,
+            "n_cells": self.data.n_cells,
             "seconds": round(self.seconds, 3),
         }
         self.folder.checkpoints.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,56 @@
+"""The devices that the workers of one run hold: a placement group of its own, or the one of the trial it is part of."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cplmix_ray.engine.plan import Plan
+from cplmix_ray.engine.session import cluster_devices
+from cplmix_ray.errors import InputError, TrainingError
+
+
+def bundle_of(gpu: bool) -> dict[str, float]:
+    """What one worker holds."""
+    return {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Bundles ``first``, ``first + 1``, ... of a placement group, one for each worker."""
+
+    group: PlacementGroup
+    first: int = 0
+
+    def strategy(self, rank: int) -> PlacementGroupSchedulingStrategy:
+        return PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=self.first + rank)
+
+
+@contextlib.contextmanager
+def own_places(plan: Plan, timeout: float) -> Iterator[Places]:
+    """Reserve a place for every worker, and give them back.
+
+    Raises:
+        InputError: the cluster has fewer devices than the plan needs.
+        TrainingError: they were not free within ``timeout`` seconds.
+    """
+    devices = cluster_devices()
+    has = devices.gpus if plan.gpu else devices.cpus
+    if len(plan.workers) > has:
+        unit = "GPUs" if plan.gpu else "CPU cores"
+        raise InputError(
+            f"{len(plan.workers)} workers need {len(plan.workers)} {unit}, but {devices.where} has {has}; "
+            f"raise --arms-per-worker or use --engine local."
+        )
+    group = placement_group([bundle_of(plan.gpu)] * len(plan.workers), strategy="PACK")
+    try:
+        if not group.wait(timeout):
+            raise TrainingError(
+                f"The cluster has the {len(plan.workers)} workers' devices, but they were not free within "
+                f"{timeout:g} s; wait for other work to end, or raise --collective-timeout."
+            )
+        yield Places(group)
+    finally:
+        remove_placement_group(group)
