@@ -1,6 +1,7 @@
 """What becomes of the events of a run: scalars, scores, checkpoints, words."""
 
 import time
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -35,6 +36,8 @@ class Watcher:
         self.step_seconds: list[tuple[int, float]] = []
         self.snapshot: Snapshot | None = None
         self.latest: dict[str, float] = {}
+        self.scores: dict[str, float] = {}
+        self.checkpoint: Path | None = None
         self.floor_told = False
 
     @property
@@ -69,6 +72,7 @@ class Watcher:
         consensus, arms = score(event.log_q_ank, consensus_nk, labels_n)
         for scores, loss in zip(arms, event.reconstruction, strict=True):
             scores["val_reconstruction"] = loss
+        self.scores = consensus
         self.recorder.scores(event.step, consensus, arms)
         self.latest.update({k: consensus[k] for k in ("acc", "consensus", "populated") if k in consensus})
         self.progress.advance(event.step, self.latest)
@@ -84,7 +88,7 @@ class Watcher:
             "seconds": round(self.seconds, 3),
         }
         self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(self.folder.checkpoints, event, facts, self.config.training.keep_checkpoints)
+        self.checkpoint = write_checkpoint(self.folder.checkpoints, event, facts, self.config.training.keep_checkpoints)
         self.snapshot = event
 
     def step_ms(self) -> float | None:
