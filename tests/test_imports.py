@@ -18,8 +18,9 @@ FLOORS = [
     {"trainer"},
     {"engine"},
     {"run"},
+    {"search"},
     {"api", "cli"},
-    {"train", "evaluate", "predict"},
+    {"train", "tune", "evaluate", "predict"},
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

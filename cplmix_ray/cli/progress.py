@@ -45,7 +45,7 @@ class Display:
         if (due or step == self.last) and step > self.told:
             left = (now - self.begun) / (step - self.first) * (self.last - step)
             shown = "".join(f", {name} {value:.4g}" for name, value in figures.items())
-            print(f"step {step}/{self.last}, {_duration(left)} left{shown}", flush=True)
+            print(f"step {step}/{self.last}, {duration(left)} left{shown}", flush=True)
             self.told, self.told_at = step, now
 
     def end(self) -> None:
@@ -54,7 +54,8 @@ class Display:
             self.bar = None
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as words."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from cplmix_ray.config.schema import Config
+from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.errors import InputError
 
 
@@ -32,18 +33,45 @@ def parse_config(tree: Any, source: str = "configuration") -> Config:
 
 
 def load_config(path: str | Path) -> Config:
-    """Read a YAML file of settings; what it leaves out has its default.
+    """Read a YAML file of settings; what it leaves out has its default. Of the file of a search, its section run.
 
     Raises:
         InputError: the file is missing, is no YAML, or holds unknown or out-of-bounds settings.
     """
+    tree = _read(path)
+    return _search(tree, path).run if _is_search(tree) else parse_config(tree, str(path))
+
+
+def load_search(path: str | Path) -> SearchConfig:
+    """Read the YAML file of a search.
+
+    Raises:
+        InputError: as for ``load_config``, or the file names nothing to search.
+    """
+    tree = _read(path)
+    if not _is_search(tree):
+        raise InputError(f"{path} has no section space, which says what to search; see tune_configs/ for examples.")
+    return _search(tree, path)
+
+
+def _is_search(tree: Any) -> bool:
+    return isinstance(tree, dict) and bool({"run", "space", "search"} & set(tree))
+
+
+def _search(tree: Any, path: str | Path) -> SearchConfig:
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return SearchConfig.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"{path}: {describe(error)}; see python -m cplmix_ray.tune --help for the settings.") from None
+
+
+def _read(path: str | Path) -> Any:
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"Cannot read the configuration {path}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"The configuration {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    return parse_config(tree, str(path))
 
 
 def dump_config(config: Config) -> str:
@@ -53,6 +81,15 @@ def dump_config(config: Config) -> str:
 
 def save_config(config: Config, path: Path) -> None:
     """Write the whole configuration, replacing the file in one move."""
+    _replace(path, dump_config(config))
+
+
+def save_search(spec: SearchConfig, path: Path) -> None:
+    """Write the whole search, replacing the file in one move."""
+    _replace(path, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+
+
+def _replace(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(dump_config(config), encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

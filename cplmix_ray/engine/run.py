@@ -2,14 +2,14 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from cplmix_ray.config import Config, Placement
 from cplmix_ray.data.dataset import TrainingSet
 from cplmix_ray.engine.plan import Plan, local_devices, make_plan
 from cplmix_ray.engine.session import cluster_devices, joins_cluster, ray_session
-from cplmix_ray.trainer.events import Event
+from cplmix_ray.trainer.events import RunEvent
 from cplmix_ray.trainer.loop import Start
 
 
@@ -18,7 +18,7 @@ class Engine:
     """Where the arms of a run go, and the function that trains them there; its events come merged over all arms."""
 
     plan: Plan
-    train: Callable[[Config, TrainingSet, Start], Iterator[Event]]
+    train: Callable[[Config, TrainingSet, Start], Generator[RunEvent, None, None]]
 
 
 @contextlib.contextmanager
@@ -39,12 +39,12 @@ def engine_for(placement: Placement, n_arms: int) -> Iterator[Engine]:
         yield Engine(plan, functools.partial(_train, plan))
 
 
-def _train(plan: Plan, config: Config, data: TrainingSet, start: Start) -> Iterator[Event]:
+def _train(plan: Plan, config: Config, data: TrainingSet, start: Start) -> Generator[RunEvent, None, None]:
     if plan.engine == "local":
         from cplmix_ray.engine.local import train_packed
 
         yield from train_packed(plan, config, data, start)
     else:
-        from cplmix_ray.engine.actors import train_on_actors
+        from cplmix_ray.engine.restarts import train_through_losses
 
-        yield from train_on_actors(plan, config, data, start)
+        yield from train_through_losses(plan, config, data, start)

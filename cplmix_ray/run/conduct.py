@@ -1,8 +1,9 @@
 """A run from start to end: train, record, checkpoint, infer, score."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from cplmix_ray.run.model import Inferred, TrainedModel
 from cplmix_ray.run.watch import Progress, Watcher
 from cplmix_ray.scores import score
 from cplmix_ray.trainer.checkpoint import Checkpoint
+from cplmix_ray.trainer.events import Evaluated, Snapshot
 from cplmix_ray.trainer.loop import Start
 
 
@@ -27,6 +29,20 @@ class Outcome:
     inferred: Inferred
 
 
+@dataclass(frozen=True)
+class Milestone:
+    """A run at a step at which it was scored on the validation cells or saved.
+
+    Attributes:
+        scores: the newest scores, empty before the first.
+        saved: the checkpoint folder just written, None where the run was scored and not saved.
+    """
+
+    step: int
+    scores: dict[str, float]
+    saved: Path | None
+
+
 def conduct(
     config: Config,
     data: Dataset,
@@ -34,34 +50,50 @@ def conduct(
     progress: Progress,
     checkpoint: Checkpoint | None = None,
     announce: Callable[[Plan, int, int], None] | None = None,
-    engine: Engine | None = None,
 ) -> Outcome:
     """Train, and leave settings, checkpoints, scalars and scores in ``folder``.
 
     Args:
         checkpoint: where to go on from; None starts from the seed.
-        engine: where the arms run; None decides by the settings.
         announce: told the plan, the first step and the number of steps before training starts.
 
     Raises:
         InputError: the devices do not suffice.
         TrainingError: training failed; the newest checkpoint stays.
     """
+    with engine_for(config.placement, config.model.n_arms) as engine:
+        milestones = conducting(config, data, folder, progress, engine, checkpoint, announce)
+        while True:
+            try:
+                next(milestones)
+            except StopIteration as end:
+                return end.value
+
+
+def conducting(
+    config: Config,
+    data: Dataset,
+    folder: RunFolder,
+    progress: Progress,
+    engine: Engine,
+    checkpoint: Checkpoint | None = None,
+    announce: Callable[[Plan, int, int], None] | None = None,
+) -> Generator[Milestone, None, Outcome]:
+    """The same from milestone to milestone; a run that is closed at one gives everything back and can go on later."""
     start = Start() if checkpoint is None else Start(checkpoint.step, checkpoint.arms)
     n_steps = config.training.steps(len(data.training.train_idx))
-    with contextlib.ExitStack() as stack:
-        engine = engine or stack.enter_context(engine_for(config.placement, config.model.n_arms))
-        folder.path.mkdir(parents=True, exist_ok=True)
-        save_config(config, folder.config)
-        if announce is not None:
-            announce(engine.plan, start.step, n_steps)
-        seconds = 0.0 if checkpoint is None else checkpoint.manifest["seconds"]
-        watcher = Watcher(config, data, folder, progress, seconds, start.step)
-        try:
-            for event in engine.train(config, data.training, start):
-                watcher.see(event)
-        finally:
-            watcher.recorder.close()
+    folder.path.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder.config)
+    if announce is not None:
+        announce(engine.plan, start.step, n_steps)
+    seconds = 0.0 if checkpoint is None else checkpoint.manifest["seconds"]
+    watcher = Watcher(config, data, folder, progress, seconds, start.step)
+    with contextlib.closing(watcher.recorder), contextlib.closing(engine.train(config, data.training, start)) as events:
+        for event in events:
+            watcher.see(event)
+            if isinstance(event, Evaluated | Snapshot):
+                saved = watcher.checkpoint if isinstance(event, Snapshot) else None
+                yield Milestone(event.step, watcher.scores, saved)
     arms = watcher.snapshot.arms if watcher.snapshot is not None else start.arms
     assert arms is not None  # a run without a checkpoint to start from takes at least one step
     model = TrainedModel.from_arms(config, data.training.preparation, arms, max(n_steps, start.step))
@@ -71,6 +103,7 @@ def conduct(
         "steps": model.step,
         "seconds": round(watcher.seconds, 3),
         "step_ms": watcher.step_ms(),
+        **watcher.restart_figures(),
         "n_cells": data.n_cells,
         "n_categories": config.model.n_categories,
         "n_arms": config.model.n_arms,

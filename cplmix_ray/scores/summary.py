@@ -3,7 +3,7 @@
 import numpy as np
 
 from cplmix_ray.scores.labels import label_scores
-from cplmix_ray.scores.posterior import consensus_of_arms, posterior_scores
+from cplmix_ray.scores.posterior import agreement_of_arms, consensus_of_arms, posterior_scores
 
 
 def score(
@@ -23,5 +23,9 @@ def score(
         by_label = {} if labels_n is None else label_scores(labels_n, q_nk.argmax(axis=1))
         return {**by_label, **posterior_scores(q_nk)}
 
-    common = {**all_of(consensus_nk), "consensus": consensus_of_arms(log_q_ank.argmax(axis=-1))}
+    assigned_an = log_q_ank.argmax(axis=-1)
+    common = {**all_of(consensus_nk), "consensus": consensus_of_arms(assigned_an)}
+    agreement = agreement_of_arms(assigned_an)
+    if agreement is not None:
+        common["agreement"] = agreement
     return common, [all_of(np.exp(log_q_nk)) for log_q_nk in log_q_ank]

@@ -1,0 +1,139 @@
+"""`python -m cplmix_ray.tune`."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from cplmix_ray.cli.board import Board, score_words
+from cplmix_ray.cli.line import Flag, parse_line
+from cplmix_ray.config import Config
+from cplmix_ray.config.files import load_search, save_search
+from cplmix_ray.config.search import Search, SearchConfig, default_search
+from cplmix_ray.errors import InputError, TrainingError
+
+if TYPE_CHECKING:
+    from cplmix_ray.engine.plan import Devices, Plan
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Search over the number of arms, the coupling, the number of categories, and any other setting.
+
+    Each trial trains coupled arms at one point of the search space; the trial whose categories fit the known types
+    best (or, without labels, whose arms agree best) wins and is left as a trained model. With nothing given, searches
+    on the handwritten digits inside scikit-learn. For cells:
+    python -m cplmix_ray.tune tune_configs/cells.yaml --data cells.h5ad --labels-key cell_type --out my_search
+    """
+
+    config: tyro.conf.Positional[str | None] = None
+    """YAML file with sections run, space and search; what stands on the line goes before run and search."""
+    out: str | None = None
+    """Folder for everything the search writes; default: runs/tune-<data>-<time>."""
+    resume: Flag = False
+    """Go on with the search in --out; trials that have ended are not run again, failed ones are tried again."""
+    search: Search = field(default_factory=Search)
+    run: tyro.conf.FlagConversionOff[Config] = field(default_factory=lambda: Config())
+
+
+def parse_tune(args: list[str]) -> tuple[Tune, SearchConfig]:
+    """The command line over the YAML file (or over the search that is resumed).
+
+    Raises:
+        InputError: the line or the file cannot be used, or a setting on the line is one that the file searches.
+    """
+    early = parse_line(Tune, args, "tune")
+    base = default_search()
+    if early.resume:
+        if early.out is None:
+            raise InputError("--resume needs --out with the folder of the search to go on with.")
+        base = load_search(Path(early.out) / "search.yaml")
+    elif early.config is not None:
+        base = load_search(early.config)
+    command = parse_line(Tune, args, "tune", Tune(search=base.search, run=base.run))
+    spec = SearchConfig.model_validate({"run": command.run, "space": base.space, "search": command.search})
+    for name in base.space:
+        section, _, last = name.partition(".")
+        if last and getattr(getattr(spec.run, section, None), last, None) != getattr(
+            getattr(base.run, section, None), last, None
+        ):
+            raise InputError(f"--{last.replace('_', '-')} is searched; take {name} out of the file's space to fix it.")
+    if early.resume and spec.model_copy(update={"run": base.run}) != base:
+        raise InputError("A search goes on with the settings that it began with; leave the line as --resume --out DIR.")
+    return command, spec
+
+
+def tune(args: list[str]) -> None:
+    """Search, export the best run, and say where everything is."""
+    command, spec = parse_tune(args)
+    # Heavy imports only now, so that --help and a wrong line answer at once.
+    from cplmix_ray.data.dataset import read_source
+    from cplmix_ray.search.conduct import MODES, conduct_search
+    from cplmix_ray.search.folder import SearchFolder
+    from cplmix_ray.search.space import check_space
+
+    folder = SearchFolder(command.out or _fresh_name(spec.run.input.data))
+    folder.require_room(command.resume)
+    check_space(spec)
+    source = read_source(spec.run.input.data, spec.run.input.layer, spec.run.input.labels_key)
+    board: list[Board] = []
+
+    def announce(metric: str, plans: Sequence["Plan"], devices: "Devices", n_steps: int) -> None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        save_search(spec, folder.spec)
+        seeds = spec.search.seeds
+        print(
+            f"{source.name}: {source.n_cells} x {source.values_ng.shape[1]}; {spec.n_trials()} trials of "
+            f"{seeds} seed{'s' if seeds > 1 else ''} and {n_steps} steps, {spec.search.searcher} search, scheduler "
+            f"{spec.search.scheduler}; the best {metric} wins."
+        )
+        print(f"Searched: {', '.join(spec.space)}.")
+        print(_sharing(plans, devices))
+        print(f"Watch with: tensorboard --logdir {folder.tensorboard}", flush=True)
+        board.append(Board(list(spec.space), spec.n_trials(), n_steps * seeds, metric, MODES[metric]))
+
+    begun = time.monotonic()
+    try:
+        findings = conduct_search(spec, source, folder, command.resume, announce, lambda trials: board[0].show(trials))
+        board[0].end(findings.trials)
+    finally:
+        for each in board:
+            each.stop()
+    open_trials = [t for t in findings.trials if t.status not in ("done", "stopped", "failed")]
+    failed = sum(t.status == "failed" for t in findings.trials)
+    said = f"{len(findings.trials) - len(open_trials)} trials ended in {time.monotonic() - begun:.0f} s"
+    print(f"{said}{f', {failed} of them failed (see error in results.csv)' if failed else ''}.")
+    if open_trials or len(findings.trials) < spec.n_trials():
+        print(f"The search is not finished; --resume --out {folder.path} goes on with it.")
+    if findings.best is None:
+        raise TrainingError(f"No trial ran to its end; what they came to is in {folder.results}.")
+    point = ", ".join(f"{name} = {_short(value)}" for name, value in findings.best.point.items())
+    print(
+        f"Best: trial {findings.best.name} with {point}: {findings.metric} {score_words(findings.best.report)} over "
+        f"{spec.search.seeds} seed{'s' if spec.search.seeds > 1 else ''}. Results are in {folder.path}: results.csv, "
+        f"figure.png, tensorboard/, best/ (its run with seed {findings.seed}: model and result.h5ad)."
+    )
+
+
+def _sharing(plans: Sequence["Plan"], devices: "Devices") -> str:
+    """How trials share the devices, one clause for each number of arms."""
+    gpu = plans[0].gpu
+    count, unit = (devices.gpus, "GPU") if gpu else (devices.cpus, "CPU core")
+    clauses = [
+        f"{sum(map(len, plan.workers))} arm{'s' if sum(map(len, plan.workers)) > 1 else ''} on {len(plan.workers)} "
+        f"({count // len(plan.workers)} at a time)"
+        for plan in plans
+    ]
+    there = f"{devices.where.capitalize()} has {count} {unit}{'s' if count != 1 else ''}"
+    return f"{there}; a trial takes {', '.join(clauses)}."
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _fresh_name(data: str) -> Path:
+    return Path("runs") / f"tune-{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"

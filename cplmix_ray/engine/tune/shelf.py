@@ -1,0 +1,96 @@
+"""One actor that prepares data sets for the trials, each kind once, and keeps them in the object store."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cplmix_ray.config import Config
+from cplmix_ray.data.dataset import Dataset
+from cplmix_ray.engine.store import StoredSet
+from cplmix_ray.errors import InputError
+
+_KEPT = 8
+"""Data sets that stay on the shelf when searches vary the data itself; trials under way keep theirs in any case."""
+
+
+@dataclass(frozen=True)
+class StoredData:
+    """A data set whose cells are in the object store."""
+
+    stored: StoredSet
+    labels_n: np.ndarray | None
+    name: str
+    notes: tuple[str, ...]
+
+    def dataset(self) -> Dataset:
+        """The data set, its arrays read-only views of the store."""
+        return Dataset(self.stored.fetch(), self.labels_n, self.name, self.notes)
+
+
+class _Keeper:
+    """Runs as an actor without a device of its own, on the driver's node."""
+
+    def __init__(self, source: list, build: Callable[[Any, Config], Dataset]):
+        self.source, self.build = ray.get(source[0]), build
+        self.values: OrderedDict[str, list] = OrderedDict()
+        self.sets: OrderedDict[str, StoredData] = OrderedDict()
+
+    def get(self, config: Config) -> StoredData:
+        values_key = repr((config.input, config.model.likelihood))
+        key = repr((values_key, config.copies, config.seed))
+        if key not in self.sets:
+            data = self.build(self.source, config)
+            stored = StoredSet.put(data.training, self.values.get(values_key))
+            self.values[values_key] = stored.values
+            self.sets[key] = StoredData(stored, data.labels_n, data.name, data.notes)
+            _forget(self.sets)
+            _forget(self.values)
+        return self.sets[key]
+
+    def n_values(self) -> int:
+        return len(self.values)
+
+
+def _forget(kept: OrderedDict) -> None:
+    while len(kept) > _KEPT:
+        kept.popitem(last=False)
+
+
+class Shelf:
+    """The driver's and the trials' handle of the keeper; to be passed on to other processes as it is.
+
+    Args:
+        source: the cells as read; they go to the object store once.
+        build: makes a data set of the source for the settings of a run.
+    """
+
+    def __init__(self, source: Any, build: Callable[[Any, Config], Dataset]):
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        keeper: Any = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=here)
+        self._keeper: Any = keeper.remote([ray.put(source)], build)
+
+    def get(self, config: Config) -> StoredData:
+        """The data set of a run, prepared by the first who asks.
+
+        Raises:
+            InputError: the settings do not fit the data.
+        """
+        try:
+            return ray.get(self._keeper.get.remote(config))
+        except RayTaskError as error:
+            if isinstance(error.cause, InputError):
+                raise error.cause from None
+            raise
+
+    def n_values(self) -> int:
+        """How many differently prepared matrices are in the store."""
+        return ray.get(self._keeper.n_values.remote())
+
+    def close(self) -> None:
+        ray.kill(self._keeper)

@@ -1,0 +1,92 @@
+"""A trial as Ray Tune runs it: a process on the driver's node, and a worker for each place it holds elsewhere."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import PlacementGroupFactory
+
+from cplmix_ray.config import Config
+from cplmix_ray.engine.actors import train_on_actors
+from cplmix_ray.engine.places import Places, bundle_of
+from cplmix_ray.engine.plan import Plan
+from cplmix_ray.engine.run import Engine
+from cplmix_ray.engine.tune.shelf import Shelf, StoredData
+from cplmix_ray.trainer.checkpoint import Checkpoint, latest_checkpoint
+
+Report = dict[str, Any]
+"""What a trial tells: ``step`` (over all its runs), ``score``, ``done``, and other figures."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the body of a trial is given.
+
+    Attributes:
+        name: short and unique in the search; the same again when the trial starts again.
+        point: dotted names of the searched settings -> values.
+        checkpoint: in population based training, that of this or of a better trial to go on from.
+    """
+
+    name: str
+    point: dict[str, Any]
+    shelf: Shelf
+    checkpoint: Checkpoint | None = None
+
+    def data(self, config: Config) -> StoredData:
+        return self.shelf.get(config)
+
+    def engine(self, plan: Plan, data: StoredData) -> Engine:
+        """The places of this trial; bundle 0 is that of the trial itself."""
+        group = ray.util.get_current_placement_group()
+        assert group is not None  # Ray Tune starts every trial in one
+        places = Places(group, first=1)
+        return Engine(plan, lambda config, _, start: train_on_actors(plan, config, data.stored, start, places))
+
+
+Body = Callable[[Trial], Iterator[tuple[Report, Path | None]]]
+"""A trial's work: a generator of reports, each with the newest checkpoint folder where there is one."""
+
+
+class TrialActor(tune.Trainable):
+    """Steps through the body from report to report. A stopped trial closes the body, which gives its devices back."""
+
+    def setup(self, config: dict[str, Any], body: Body, shelf: Shelf) -> None:  # type: ignore[override]
+        self.point, self.body, self.shelf = config, body, shelf
+        self.begin_from: Checkpoint | None = None
+        self.reports: Iterator[tuple[Report, Path | None]] | None = None
+        self.newest: Path | None = None
+
+    def step(self) -> Report:
+        if self.reports is None:
+            self.reports = self.body(Trial(self.trial_name, self.point, self.shelf, self.begin_from))
+        report, self.newest = next(self.reports)
+        return report
+
+    def cleanup(self) -> None:
+        if self.reports is not None:
+            self.reports.close()  # type: ignore[attr-defined]
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """A copy, as the run's own folder keeps only its newest checkpoints."""
+        if self.newest is not None:
+            shutil.copytree(self.newest, Path(checkpoint_dir) / self.newest.name)
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
+        self.begin_from, _ = latest_checkpoint(Path(checkpoint_dir))
+
+
+def bundles_of(plan: Plan) -> PlacementGroupFactory:
+    """Exactly what a trial holds: a seat on the driver's node, which costs no device, and a place for each worker."""
+    return PlacementGroupFactory([{_driver_node(): 0.001}] + [bundle_of(plan.gpu)] * len(plan.workers))
+
+
+def _driver_node() -> str:
+    """The resource that only the driver's node has."""
+    here = ray.get_runtime_context().get_node_id()
+    names = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    return next(name for name in names if name.startswith("node:") and not name.startswith("node:__"))

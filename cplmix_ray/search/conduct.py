@@ -1,0 +1,111 @@
+"""A search from start to end: check, run the trials, keep the ledger, export the best."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cplmix_ray.config.search import SearchConfig
+from cplmix_ray.data.dataset import build_dataset
+from cplmix_ray.data.source import Source
+from cplmix_ray.data.split import split_cells
+from cplmix_ray.engine.plan import Devices, Plan, local_devices
+from cplmix_ray.engine.session import cluster_devices, joins_cluster, ray_session
+from cplmix_ray.engine.tune.listener import TrialState
+from cplmix_ray.errors import InputError
+from cplmix_ray.search.export import export_best
+from cplmix_ray.search.figure import draw_scores
+from cplmix_ray.search.folder import SearchFolder
+from cplmix_ray.search.ledger import Ledger, best_of
+from cplmix_ray.search.space import check_space, every_value
+from cplmix_ray.search.trial import TrialWork
+
+MODES = {"acc": "max", "ari": "max", "nmi": "max", "agreement": "max", "consensus": "max", "reconstruction": "min"}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a search ended with: ``best`` is None where no trial ran to its end, ``seed`` is that of the best's run."""
+
+    trials: list[TrialState]
+    best: TrialState | None
+    seed: int | None
+    metric: str
+
+
+def conduct_search(
+    spec: SearchConfig,
+    source: Source,
+    folder: SearchFolder,
+    resume: bool,
+    announce: Callable[[str, Sequence[Plan], Devices, int], None],
+    show: Callable[[Sequence[TrialState]], None],
+) -> Findings:
+    """Run a search, or the rest of one, and leave everything in ``folder``.
+
+    Args:
+        announce: told the metric, the plans that trials can have, the devices, and the steps of one run.
+        show: told the trials after every change.
+
+    Raises:
+        InputError: the space, the data or the devices do not allow the search.
+    """
+    metric = check_search(spec, source)
+    train_idx, _ = split_cells(source.n_cells, spec.run.input.val_fraction, spec.run.seed, source.held_out_n)
+    n_steps = spec.run.training.steps(len(train_idx))
+    address = spec.run.placement.ray_address
+    joined = joins_cluster(address)
+    with ray_session(address):
+        from cplmix_ray.engine.tune.search import SearchJob, run_search
+        from cplmix_ray.engine.tune.shelf import Shelf
+
+        devices = cluster_devices() if joined else local_devices()
+        work = TrialWork(spec, metric, devices, n_steps, folder.path.resolve())
+        plans = [work.plan_at({"model.n_arms": n_arms}) for n_arms in every_value(spec, "model.n_arms")]
+        announce(metric, plans, devices, n_steps)
+        job = SearchJob(
+            spec.space, spec.search, MODES[metric], n_steps, work, work.plan_at, folder.tune, folder.next_trial
+        )
+        ledger = Ledger(folder, list(spec.space), show)
+        shelf = Shelf(source, build_dataset)
+        try:
+            trials = run_search(job, shelf, ledger, resume)
+        finally:
+            shelf.close()
+    ledger(trials)
+    best = best_of(trials, MODES[metric])
+    if best is None:
+        return Findings(trials, None, None, metric)
+    draw_scores(folder.figure, spec.space, trials, metric)
+    seed = export_best(folder, spec, best, source, metric, MODES[metric])
+    return Findings(trials, best, seed, metric)
+
+
+def check_search(spec: SearchConfig, source: Source) -> str:
+    """Compare the space with the settings' bounds and the data, before anything starts.
+
+    Returns:
+        The metric, with 'auto' resolved.
+
+    Raises:
+        InputError: something does not fit.
+    """
+    check_space(spec)
+    labelled = source.labels_n is not None
+    metric = spec.search.metric
+    if metric == "auto":
+        metric = "acc" if labelled else "agreement"
+    if metric in ("acc", "ari", "nmi") and not labelled:
+        raise InputError(
+            f"--metric {metric} needs known types, and {source.name} comes without; name them with --labels-key or "
+            f"use --metric agreement."
+        )
+    if metric in ("agreement", "consensus") and 1 in every_value(spec, "model.n_arms"):
+        raise InputError(
+            f"--metric {metric} compares arms, and a run with one arm has nothing to compare; take 1 out of "
+            f"model.n_arms or use another --metric."
+        )
+    most = max(every_value(spec, "model.n_categories"))
+    if most > source.n_cells:
+        raise InputError(f"{source.name} has {source.n_cells} cells, fewer than the {most} categories in the space.")
+    if spec.run.placement.engine == "ray_train":
+        raise InputError("--engine ray_train is for single runs; a search uses auto, ray or local.")
+    return metric

@@ -1,0 +1,41 @@
+"""The best run of a search as a run folder of its own."""
+
+import json
+import shutil
+
+from cplmix_ray.config.search import SearchConfig
+from cplmix_ray.data.source import Source
+from cplmix_ray.engine.tune.listener import TrialState
+from cplmix_ray.run.annotate import write_result
+from cplmix_ray.run.conduct import Outcome
+from cplmix_ray.run.folder import RunFolder
+from cplmix_ray.run.model import TrainedModel
+from cplmix_ray.search.folder import SearchFolder
+
+
+def export_best(
+    folder: SearchFolder, spec: SearchConfig, best: TrialState, source: Source, pick: str, mode: str
+) -> int:
+    """Copy the best seed's run of the best trial to ``best/``, with the cells annotated by it.
+
+    Args:
+        pick: the score that decides.
+
+    Returns:
+        The seed of that run.
+    """
+    trial, first = folder.trial(best.name), spec.run.seed
+    scores = {}
+    for seed in range(first, first + spec.search.seeds):
+        scores[seed] = json.loads(trial.run(seed).metrics.read_text(encoding="utf-8"))[pick]
+    seed = (max if mode == "max" else min)(scores, key=lambda each: scores[each])
+    run, partial = trial.run(seed), RunFolder(folder.path / ".partial-best")
+    shutil.rmtree(partial.path, ignore_errors=True)
+    shutil.copytree(run.path, partial.path)
+    shutil.copytree(run.tensorboard, partial.tensorboard)
+    model = TrainedModel.load(partial.path)
+    metrics = json.loads(partial.metrics.read_text(encoding="utf-8"))
+    write_result(partial.result, source.adata, Outcome(metrics, model, model.infer(model.values_of(source))))
+    shutil.rmtree(folder.best, ignore_errors=True)
+    partial.path.rename(folder.best)
+    return seed

@@ -1,0 +1,52 @@
+"""The folder of a search and the names in it that people script against."""
+
+from pathlib import Path
+
+from cplmix_ray.errors import InputError
+from cplmix_ray.run.folder import RunFolder, require_writable
+
+
+class TrialFolder:
+    """One trial: a run folder for each seed, and why it failed if it did."""
+
+    def __init__(self, path: Path, tensorboard: Path):
+        self.path, self.tensorboard = path, tensorboard
+        self.failure = path / "failure.json"
+
+    def run(self, seed: int) -> RunFolder:
+        return RunFolder(self.path / f"seed-{seed}", self.tensorboard / f"seed-{seed}")
+
+
+class SearchFolder:
+    """Paths of a search: search.yaml, results.csv, figure.png, best/, tensorboard/, trials/, and tune/ for Ray Tune."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.spec = self.path / "search.yaml"
+        self.results = self.path / "results.csv"
+        self.figure = self.path / "figure.png"
+        self.best = self.path / "best"
+        self.tensorboard = self.path / "tensorboard"
+        self.trials = self.path / "trials"
+        self.tune = self.path / "tune"
+
+    def trial(self, name: str) -> TrialFolder:
+        return TrialFolder(self.trials / name, self.tensorboard / name)
+
+    def next_trial(self) -> str:
+        """A name that no trial has yet; it is taken at once, also for a later process."""
+        number = 1 + max((int(path.name) for path in self.trials.glob("[0-9]*")), default=-1)
+        (self.trials / f"{number:04d}").mkdir(parents=True)
+        return f"{number:04d}"
+
+    def require_room(self, resume: bool) -> None:
+        """Before any work: the folder can be written to, and no other search is overwritten.
+
+        Raises:
+            InputError: otherwise.
+        """
+        if not resume and (self.spec.exists() or self.trials.exists() or RunFolder(self.path).holds_run()):
+            raise InputError(
+                f"{self.path} already holds a search or a run; add --resume to go on with it, or choose another --out."
+            )
+        require_writable(self.path)

@@ -1,0 +1,65 @@
+"""The trials as rows: results.csv, always whole and up to date, and which row is the best."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cplmix_ray.engine.tune.listener import TrialState
+from cplmix_ray.run.folder import write_whole
+from cplmix_ray.search.folder import SearchFolder
+from cplmix_ray.search.hparams import write_hparams
+from cplmix_ray.search.trial import REPORTED
+
+ENDED = ("done", "stopped", "failed")
+_FIGURES = ("score", "score_sd", "scores", "runs", "step", "seconds", *REPORTED)
+
+Row = dict[str, Any]
+
+
+def row_of(state: TrialState) -> Row:
+    """One trial as a row: its name and status, its point, its figures, and why it failed."""
+    figures = {name: state.report.get(name) for name in _FIGURES}
+    return {"trial": state.name, "status": state.status, **state.point, **figures, "error": state.error}
+
+
+def best_of(states: Sequence[TrialState], mode: str) -> TrialState | None:
+    """The trial with the best score among those that ran all their seeds to the end; None where there is none."""
+    finished = [state for state in states if state.status == "done" and state.report.get("score") is not None]
+    choose = max if mode == "max" else min
+    return choose(finished, key=lambda state: state.report["score"]) if finished else None
+
+
+class Ledger:
+    """Listens to a search and keeps its files.
+
+    Args:
+        names: the searched settings, in the order of their columns.
+        show: told the states after every change.
+    """
+
+    def __init__(self, folder: SearchFolder, names: Sequence[str], show: Callable[[Sequence[TrialState]], None]):
+        self.folder, self.names, self.show = folder, tuple(names), show
+        self.told: dict[str, str] = {}
+
+    def __call__(self, trials: list[TrialState]) -> None:
+        for state in trials:
+            if state.status in ENDED and self.told.get(state.name) != state.status:
+                write_hparams(self.folder.trial(state.name).tensorboard, state)
+            self.told[state.name] = state.status
+        self.write(trials)
+        self.show(trials)
+
+    def write(self, trials: Sequence[TrialState]) -> None:
+        """Write results.csv anew."""
+        columns = ["trial", "status", *self.names, *_FIGURES, "error"]
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(row_of(state) for state in sorted(trials, key=lambda state: state.name))
+
+        def write(path: Path) -> None:
+            path.write_text(text.getvalue(), encoding="utf-8")
+
+        write_whole(self.folder.results, write)
