@@ -1,4 +1,4 @@
-"""The two kinds of failure that a user meets, each one sentence that names the thing and the remedy."""
+"""The kinds of failure that a user meets, each one sentence that names the thing and the remedy."""
 
 
 class InputError(Exception):
@@ -7,6 +7,26 @@ class InputError(Exception):
 
 class TrainingError(Exception):
     """Training itself went wrong; commands end with exit status 1."""
+
+
+class ShortfallError(InputError):
+    """There are fewer devices than a run needs; a cluster may have more of them later."""
+
+
+class WorkerLostError(TrainingError):
+    """A worker, its machine, or the link between workers is gone; the same run can go on without that failure.
+
+    Args:
+        arms: the arms that went with it, as "0" or "0+1, 2".
+        reason: what was seen of it.
+    """
+
+    def __init__(self, arms: str, reason: str):
+        self.arms, self.reason = arms, reason
+        super().__init__(f"The worker of arm {arms} is lost ({reason})")
+
+    def __reduce__(self):
+        return type(self), (self.arms, self.reason)
 
 
 class NonFiniteError(TrainingError):

@@ -25,6 +25,7 @@ TRAIN_OPTIONS = """
     --max-steps --epochs --batch-size --lr --lr-schedule --lr-warmup --lam-warmup --clip
     --log-every --evaluate-every --checkpoint-every --keep-checkpoints
     --engine --arms-per-worker --device --threads --ray-address --collective-timeout
+    --max-failures
 """
 
 OTHER = {
@@ -108,6 +109,7 @@ OUT_OF_RANGE = [
     ("training.keep_checkpoints", 0),
     ("placement.arms_per_worker", 0),
     ("placement.collective_timeout", 0.0),
+    ("placement.max_failures", -1),
 ]
 WRONG_TYPE = [
     ("seed", "lucky"),

@@ -122,7 +122,12 @@ class Placement(Section):
         None, ge=1, description="Threads of a worker; default: 1 on a Ray actor, all cores in the local engine."
     )
     ray_address: str | None = Field(None, description="Ray cluster to join; default: RAY_ADDRESS, else a local one.")
-    collective_timeout: float = Field(120.0, gt=0, description="Seconds before a silent arm is given up.")
+    collective_timeout: float = Field(
+        120.0, gt=0, description="Seconds before a silent arm is given up, or devices that are not there."
+    )
+    max_failures: int = Field(
+        3, ge=0, description="How often training starts again by itself after a worker or a machine was lost."
+    )
 
 
 class Config(Section):

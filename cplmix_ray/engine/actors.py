@@ -1,30 +1,34 @@
 """Arms on Ray actors; their events stream here and come out merged."""
 
 import contextlib
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
 from cplmix_ray.config import Config
 from cplmix_ray.data.dataset import TrainingSet
+from cplmix_ray.engine.failures import arms_of, as_error, cause_of
 from cplmix_ray.engine.places import Places, own_places
 from cplmix_ray.engine.plan import Plan
 from cplmix_ray.engine.store import StoredSet
 from cplmix_ray.engine.worker import ArmWorker
-from cplmix_ray.errors import InputError, NonFiniteError, TrainingError
+from cplmix_ray.errors import WorkerLostError
 from cplmix_ray.trainer.events import Event, merge
 from cplmix_ray.trainer.loop import Start
 
 _GRACE = 3.0
 """Seconds in which the other workers may still say what happened once one has failed."""
+_PARTING = 5.0
+"""Seconds that killed workers have to be gone; what still holds a place then is ended with it."""
 
 
 def train_on_actors(
     plan: Plan, config: Config, data: TrainingSet | StoredSet, start: Start, places: Places | None = None
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Start one actor a worker, train, and give everything back, whatever happens.
 
     Ray must be connected.
@@ -34,24 +38,21 @@ def train_on_actors(
         places: the devices to use; None reserves some for the while.
 
     Raises:
-        InputError: the cluster has fewer devices than the plan needs.
+        ShortfallError: the cluster has fewer devices than the plan needs.
+        WorkerLostError: a worker is gone; the same run can go on without that failure.
         TrainingError: a worker failed; the message says which and why.
     """
     timeout = config.placement.collective_timeout
     with contextlib.ExitStack() as stack:
         places = places or stack.enter_context(own_places(plan, timeout))
         workers = stack.enter_context(_actors(plan, config, places))
-        try:
-            host, port = ray.get(workers[0].open_store.remote(timeout))
-            ray.get([worker.join.remote(host, port, timeout, plan.gpu) for worker in workers])
-            stored = data if isinstance(data, StoredSet) else StoredSet.put(data)
-            begin = [ray.put(start)]
-            streams = [
-                worker.train.options(num_returns="streaming").remote(config, stored, begin, plan.gpu)
-                for worker in workers
-            ]
-        except RayError as error:
-            raise TrainingError(f"The workers could not meet: {_first_line(error)}") from None
+        host, port = _answers([workers[0].open_store.remote(timeout)], plan, timeout)[0]
+        _answers([worker.join.remote(host, port, timeout, plan.gpu) for worker in workers], plan, timeout)
+        stored = data if isinstance(data, StoredSet) else StoredSet.put(data)
+        begin = [ray.put(start)]
+        streams = [
+            worker.train.options(num_returns="streaming").remote(config, stored, begin, plan.gpu) for worker in workers
+        ]
         yield from _merged(streams, plan)
 
 
@@ -69,6 +70,27 @@ def _actors(plan: Plan, config: Config, places: Places) -> Iterator[list]:
     finally:
         for worker in workers:
             ray.kill(worker, no_restart=True)
+        # A kill is only a request: asked for anything, a worker answers with its death once that has come.
+        until = time.monotonic() + _PARTING
+        for worker in workers:
+            with contextlib.suppress(RayError):
+                ray.get(worker.pid.remote(), timeout=max(0.0, until - time.monotonic()))
+
+
+def _answers(refs: list, plan: Plan, timeout: float) -> list:
+    """What the workers answer, in the order of their ranks; the first failure ends the waiting."""
+    rank_of = {ref: rank for rank, ref in enumerate(refs)}
+    pending, until = list(refs), time.monotonic() + timeout
+    while pending:
+        done, pending = ray.wait(pending, timeout=max(0.0, until - time.monotonic()))
+        if not done:
+            silent = arms_of([rank_of[ref] for ref in pending], plan)
+            raise WorkerLostError(silent, f"no answer within {timeout:g} s")
+        try:
+            ray.get(done)
+        except RayError as error:
+            raise as_error({rank_of[done[0]]: cause_of(error)}, plan) from None
+    return ray.get(refs)
 
 
 def _merged(streams: list, plan: Plan) -> Iterator[Event]:
@@ -84,33 +106,23 @@ def _merged(streams: list, plan: Plan) -> Iterator[Event]:
             except StopIteration:
                 open_streams.remove(stream)
             except RayError as error:
-                raise _cause(error, rank_of[id(stream)], open_streams, plan) from None
+                first = {rank_of[id(stream)]: cause_of(error)}
+                others = {rank_of[id(s)]: s for s in open_streams if s is not stream}
+                raise as_error({**first, **_last_words(others)}, plan) from None
         while all(waiting):
             yield merge([queue.popleft() for queue in waiting])
 
 
-def _cause(error: RayError, rank: int, open_streams: list, plan: Plan) -> Exception:
-    """The most telling of the workers' errors: what one found in its own arm, before what it saw of the others."""
-    found = [(rank, error)]
-    for stream in open_streams:
+def _last_words(streams: dict[int, Any]) -> dict[int, BaseException]:
+    """What the other workers still say within the time of grace: rank -> the cause of its failure."""
+    found = {}
+    until = time.monotonic() + _GRACE
+    for rank, stream in streams.items():
         with contextlib.suppress(StopIteration):
-            while ray.wait([stream], timeout=_GRACE)[0]:
+            while ray.wait([stream], timeout=max(0.0, until - time.monotonic()))[0]:
                 try:
                     ray.get(next(stream))
-                except RayError as other:
-                    found.append((rank, other))
+                except RayError as error:
+                    found[rank] = cause_of(error)
                     break
-    causes = [e.cause if isinstance(e, RayTaskError) else e for _, e in found]
-    for cause in causes:
-        if isinstance(cause, NonFiniteError) and cause.arm is not None:
-            return cause
-    for cause in causes:
-        if isinstance(cause, NonFiniteError | InputError):
-            return cause
-    arms = "+".join(str(arm) for arm in plan.workers[rank])
-    return TrainingError(f"The worker of arm {arms} failed ({_first_line(causes[0])}); --resume goes on from there.")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if isinstance(error, RayTaskError) else lines[0] if lines else ''}"
+    return found

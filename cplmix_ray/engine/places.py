@@ -1,6 +1,7 @@
 """The devices that the workers of one run hold: a placement group of its own, or the one of the trial it is part of."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cplmix_ray.engine.plan import Plan
 from cplmix_ray.engine.session import cluster_devices
-from cplmix_ray.errors import InputError, TrainingError
+from cplmix_ray.errors import ShortfallError, TrainingError
 
 
 def bundle_of(gpu: bool) -> dict[str, float]:
@@ -33,24 +34,31 @@ def own_places(plan: Plan, timeout: float) -> Iterator[Places]:
     """Reserve a place for every worker, and give them back.
 
     Raises:
-        InputError: the cluster has fewer devices than the plan needs.
+        ShortfallError: the cluster has fewer devices than the plan needs, or comes to have fewer during the wait.
         TrainingError: they were not free within ``timeout`` seconds.
     """
-    devices = cluster_devices()
-    has = devices.gpus if plan.gpu else devices.cpus
-    if len(plan.workers) > has:
-        unit = "GPUs" if plan.gpu else "CPU cores"
-        raise InputError(
-            f"{len(plan.workers)} workers need {len(plan.workers)} {unit}, but {devices.where} has {has}; "
-            f"raise --arms-per-worker or use --engine local."
-        )
+    _require_devices(plan)
     group = placement_group([bundle_of(plan.gpu)] * len(plan.workers), strategy="PACK")
     try:
-        if not group.wait(timeout):
-            raise TrainingError(
-                f"The cluster has the {len(plan.workers)} workers' devices, but they were not free within "
-                f"{timeout:g} s; wait for other work to end, or raise --collective-timeout."
-            )
+        until = time.monotonic() + timeout
+        while not group.wait(min(1.0, timeout)):
+            _require_devices(plan)
+            if time.monotonic() > until:
+                raise TrainingError(
+                    f"The cluster has the {len(plan.workers)} workers' devices, but they were not free within "
+                    f"{timeout:g} s; wait for other work to end, or raise --collective-timeout."
+                )
         yield Places(group)
     finally:
         remove_placement_group(group)
+
+
+def _require_devices(plan: Plan) -> None:
+    devices, needs = cluster_devices(), len(plan.workers)
+    has = devices.gpus if plan.gpu else devices.cpus
+    if needs > has:
+        unit = "GPUs" if plan.gpu else "CPU cores"
+        raise ShortfallError(
+            f"{needs} workers need {needs} {unit}, but {devices.where} has {has}; "
+            f"raise --arms-per-worker or use --engine local."
+        )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from cplmix_ray.config import Placement
-from cplmix_ray.errors import InputError
+from cplmix_ray.errors import InputError, ShortfallError
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def make_plan(placement: Placement, n_arms: int, devices: Devices) -> Plan:
     """Choose the engine and spread the arms.
 
     Raises:
-        InputError: the workers asked for are more than the devices.
+        ShortfallError: the workers asked for are more than the devices.
+        InputError: the kind of device asked for is not there at all.
     """
     if placement.device == "cuda" and devices.gpus == 0:
         raise InputError(f"--device cuda was asked for, but {devices.where} has no GPU; use --device cpu or auto.")
@@ -62,7 +63,7 @@ def make_plan(placement: Placement, n_arms: int, devices: Devices) -> Plan:
     per_worker = placement.arms_per_worker or -(-n_arms // max(1, min(n_arms, count)))
     workers = tuple(tuple(range(first, min(first + per_worker, n_arms))) for first in range(0, n_arms, per_worker))
     if len(workers) > count:
-        raise InputError(
+        raise ShortfallError(
             f"{n_arms} arms with {per_worker} a worker need {len(workers)} {unit}s, but {has}; "
             f"raise --arms-per-worker to {-(-n_arms // max(1, count))} or use --engine local."
         )

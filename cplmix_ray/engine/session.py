@@ -56,11 +56,12 @@ def ray_session(address: str | None) -> Iterator[None]:
 
 
 def cluster_devices() -> Devices:
-    """What the connected cluster has, in whole devices."""
+    """What the connected cluster's living machines have, in whole devices."""
     import ray
 
-    resources = ray.cluster_resources()
-    return Devices(int(resources.get("GPU", 0)), int(resources.get("CPU", 0)), "the Ray cluster")
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus, cpus = (int(sum(resources.get(unit, 0) for resources in alive)) for unit in ("GPU", "CPU"))
+    return Devices(gpus, cpus, "the Ray cluster")
 
 
 def joins_cluster(address: str | None) -> bool:

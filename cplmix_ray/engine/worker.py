@@ -1,5 +1,6 @@
 """One worker: a process with its arms, in a torch.distributed group with the others."""
 
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -24,6 +25,10 @@ class ArmWorker:
         self.arms, self.rank, self.world = arms, rank, world
         torch.set_num_threads(threads)
         self.store: dist.TCPStore | None = None
+
+    def pid(self) -> int:
+        """The process that holds the arms."""
+        return os.getpid()
 
     def open_store(self, timeout: float) -> tuple[str, int]:
         """On the first worker: start the rendezvous and say where it listens."""

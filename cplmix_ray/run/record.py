@@ -19,9 +19,18 @@ class Recorder:
     """Writes scalars; points after ``step`` left by a run that was resumed are hidden."""
 
     def __init__(self, folder: Path, step: int):
+        self.folder = folder
+        self._open(step + 1 if step else None)
+
+    def go_back(self, step: int) -> None:
+        """Points after ``step`` are hidden: training does those steps once more."""
+        self.writer.close()
+        self._open(step + 1)
+
+    def _open(self, purge_step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=10)
+        self.writer = SummaryWriter(str(self.folder), purge_step=purge_step, flush_secs=10)
 
     def terms(self, event: Logged, config: Config) -> None:
         self._add("loss/total", total_loss(event, config), event.step)

@@ -14,7 +14,7 @@ from cplmix_ray.scores import score
 from cplmix_ray.simplex import centre
 from cplmix_ray.trainer.arm_group import resolve_likelihood
 from cplmix_ray.trainer.checkpoint import write_checkpoint
-from cplmix_ray.trainer.events import Evaluated, Event, Logged, Snapshot
+from cplmix_ray.trainer.events import Evaluated, Logged, Moved, Restarted, RunEvent, Snapshot
 from cplmix_ray.trainer.randomness import PURPOSES
 from cplmix_ray.version import __version__
 
@@ -33,7 +33,8 @@ class Watcher:
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
         self.recorder = Recorder(folder.tensorboard, step)
         self.seconds_before, self.begun = seconds, time.perf_counter()
-        self.step_seconds: list[tuple[int, float]] = []
+        self.stretches: list[list[tuple[int, float]]] = [[]]
+        self.restarts = self.lost_steps = 0
         self.snapshot: Snapshot | None = None
         self.latest: dict[str, float] = {}
         self.scores: dict[str, float] = {}
@@ -44,17 +45,22 @@ class Watcher:
     def seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.begun
 
-    def see(self, event: Event) -> None:
-        if isinstance(event, Logged):
-            self._logged(event)
-        elif isinstance(event, Evaluated):
-            self._evaluated(event)
-        else:
-            self._snapshot(event)
+    def see(self, event: RunEvent) -> None:
+        match event:
+            case Logged():
+                self._logged(event)
+            case Evaluated():
+                self._evaluated(event)
+            case Snapshot():
+                self._snapshot(event)
+            case Restarted():
+                self._restarted(event)
+            case Moved():
+                self.progress.say(event.reason)
 
     def _logged(self, event: Logged) -> None:
         self.recorder.terms(event, self.config)
-        self.step_seconds.append((event.step, event.seconds))
+        self.stretches[-1].append((event.step, event.seconds))
         floored = sum(event.per_arm["sigma_floored"])
         if floored and not self.floor_told and self.config.model.n_arms > 1:
             self.floor_told = True
@@ -72,7 +78,7 @@ class Watcher:
         consensus, arms = score(event.log_q_ank, consensus_nk, labels_n)
         for scores, loss in zip(arms, event.reconstruction, strict=True):
             scores["val_reconstruction"] = loss
-        self.scores = consensus
+        self.scores = {**consensus, "reconstruction": sum(event.reconstruction) / len(event.reconstruction)}
         self.recorder.scores(event.step, consensus, arms)
         self.latest.update({k: consensus[k] for k in ("acc", "consensus", "populated") if k in consensus})
         self.progress.advance(event.step, self.latest)
@@ -91,9 +97,25 @@ class Watcher:
         self.checkpoint = write_checkpoint(self.folder.checkpoints, event, facts, self.config.training.keep_checkpoints)
         self.snapshot = event
 
+    def _restarted(self, event: Restarted) -> None:
+        steps = [step for step, _ in self.stretches[-1]]
+        lost = max(0, steps[-1] - event.step) if steps else 0
+        self.restarts, self.lost_steps = self.restarts + 1, self.lost_steps + lost
+        self.stretches.append([])
+        self.recorder.go_back(event.step)
+        self.progress.say(f"{event.reason}; training goes on from step {event.step}, {lost} steps behind.")
+
+    def restart_figures(self) -> dict[str, int]:
+        """How often training started again after a loss, and how many logged steps were done once more for it."""
+        return {"restarts": self.restarts, "lost_steps": self.lost_steps}
+
     def step_ms(self) -> float | None:
-        """Milliseconds a step, scores and checkpoints between steps included, without the first tenth (warming up)."""
-        points = self.step_seconds[len(self.step_seconds) // 10 :]
+        """Milliseconds a step, scores and checkpoints between steps included, without the first tenth (warming up).
+
+        Of a run with restarts, the longest stretch without one counts.
+        """
+        points = max(self.stretches, key=len)
+        points = points[len(points) // 10 :]
         if len(points) < 2:
             return None
         (first, begun), (last, ended) = points[0], points[-1]

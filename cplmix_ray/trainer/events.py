@@ -58,7 +58,24 @@ class Snapshot:
         return Snapshot(self.step, {arm: t for part in (self, *others) for arm, t in part.arms.items()})
 
 
+@dataclass(frozen=True)
+class Restarted:
+    """Workers were lost, as ``reason`` says; training goes on from ``step``, and later events will come once more."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The arms run in another place from now on, as ``reason`` says."""
+
+    reason: str
+
+
 Event: TypeAlias = Logged | Evaluated | Snapshot
+RunEvent: TypeAlias = Event | Restarted | Moved
+"""What an engine tells of a run: its workers' merged events, and what befell the workers themselves."""
 
 
 def merge(events: Sequence[Any]) -> Event:

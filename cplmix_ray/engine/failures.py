@@ -1,0 +1,69 @@
+"""What a worker's failure means: whether the run would meet it again, and how to say it."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from ray.exceptions import RayError, RayTaskError
+
+from cplmix_ray.engine.plan import Plan
+from cplmix_ray.errors import InputError, NonFiniteError, TrainingError, WorkerLostError
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What a worker raised; Ray's own error where the worker could raise nothing any more."""
+    return error.cause if isinstance(error, RayTaskError) else error
+
+
+def would_repeat(cause: BaseException) -> bool:
+    """Whether the same run would fail in the same way again.
+
+    A process or a machine that is gone, a link that broke and a device that failed may be well the next time. All
+    else comes from the data, the settings or the program.
+    """
+    if isinstance(cause, torch.OutOfMemoryError):
+        return True
+    if isinstance(cause, RayError | dist.DistError | torch.AcceleratorError | ConnectionError):
+        return False
+    return not (type(cause) is RuntimeError and "gloo" in str(cause))  # gloo has no error type of its own
+
+
+def most_telling(causes: Sequence[BaseException]) -> BaseException:
+    """What a worker found in its own arm goes before what the others saw of it."""
+    return min(causes, key=_distance)
+
+
+def _distance(cause: BaseException) -> int:
+    if isinstance(cause, NonFiniteError):
+        return 0 if cause.arm is not None else 1
+    return 2 if isinstance(cause, InputError) else 3 if would_repeat(cause) else 4
+
+
+def as_error(found: dict[int, BaseException], plan: Plan) -> Exception:
+    """The error to raise for what was heard from the workers after the first failure.
+
+    Args:
+        found: rank -> cause, the first failure first; workers that fell silent are not in it.
+    """
+    cause = most_telling(list(found.values()))
+    if isinstance(cause, NonFiniteError | InputError):
+        return cause
+    if would_repeat(cause):
+        ranks = [rank for rank, other in found.items() if other is cause]
+        return TrainingError(f"The worker of arm {arms_of(ranks, plan)} failed ({words(cause)}).")
+    # The dead are known by Ray's word or by their silence; a worker that still told of a broken link lives.
+    dead = {rank: cause for rank, cause in found.items() if isinstance(cause, RayError)}
+    silent = [rank for rank in range(len(plan.workers)) if rank not in found]
+    ranks = sorted(dead) or silent or sorted(found)
+    return WorkerLostError(arms_of(ranks, plan), words(next(iter((dead or found).values()))))
+
+
+def arms_of(ranks: Iterable[int], plan: Plan) -> str:
+    """Arms of some workers, as "0+1, 2"."""
+    return ", ".join("+".join(str(arm) for arm in plan.workers[rank]) for rank in ranks)
+
+
+def words(error: BaseException) -> str:
+    """The kind of an error and the line of its text that says most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

@@ -1,0 +1,31 @@
+"""Finding the processes of a Ray that this process started, and no other's."""
+
+from pathlib import Path
+
+
+def workers_of(driver: int, title: str) -> list[int]:
+    """Worker processes with this in their title; their parents, the raylets, are children of the driver."""
+    return [pid for pid in _all() if title in _title(pid) and _parent(_parent(pid)) == driver]
+
+
+def raylet_of(worker: int) -> int:
+    """The process that stands for the worker's node."""
+    return _parent(worker)
+
+
+def _all() -> list[int]:
+    return sorted(int(path.name) for path in Path("/proc").glob("[0-9]*"))
+
+
+def _title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0

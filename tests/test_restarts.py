@@ -1,0 +1,136 @@
+"""A run goes on by itself after a worker is lost, and ends as if nothing had happened."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import test_engines
+import torch
+import torch.distributed as dist
+from processes import workers_of
+from ray.exceptions import ActorDiedError, OutOfMemoryError
+from test_engines import config_of, plan_of
+
+from cplmix_ray.config import Config
+from cplmix_ray.engine.failures import as_error, would_repeat
+from cplmix_ray.engine.local import train_packed
+from cplmix_ray.engine.restarts import train_through_losses
+from cplmix_ray.errors import InputError, NonFiniteError, TrainingError, WorkerLostError
+from cplmix_ray.trainer.events import Event, Logged, Restarted, Snapshot
+from cplmix_ray.trainer.loop import Start
+
+data = test_engines.data
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+
+
+def long_config(**placement) -> Config:
+    config = config_of(2)
+    training = {"max_steps": 400, "checkpoint_every": 40, "evaluate_every": 400, "log_every": 10}
+    return config.model_copy(
+        update={
+            "training": config.training.model_copy(update=training),
+            "placement": config.placement.model_copy(update=placement),
+        }
+    )
+
+
+def run(config, data, kill_at: int | None = None, start: Start | None = None) -> list[Event]:
+    """Events of a run whose second worker is killed once the driver has the snapshot of a step."""
+    events = []
+    for event in train_through_losses(plan_of((0,), (1,)), config, data.training, start or Start()):
+        events.append(event)
+        if isinstance(event, Snapshot) and event.step == kill_at:
+            os.kill(workers_of(os.getpid(), "ray::ArmWorker")[1], signal.SIGKILL)
+            kill_at = None
+    return events
+
+
+def assert_bitwise(one: Event, other: Event) -> None:
+    assert one.step == other.step and one.arms.keys() == other.arms.keys()
+    for arm, tensors in one.arms.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, other.arms[arm][name]), (arm, name)
+
+
+def await_free(ray_cluster, cpus: float) -> None:
+    for _ in range(100):
+        if ray_cluster.available_resources().get("CPU", 0) == cpus:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{ray_cluster.available_resources()}")
+
+
+def test_a_killed_worker_is_replaced_and_the_end_is_bitwise_the_same(ray_cluster, data):
+    await_free(ray_cluster, 3)
+    killed, whole = run(long_config(), data, kill_at=80), run(long_config(), data)
+    (restarted,) = [e for e in killed if isinstance(e, Restarted)]
+    at = killed.index(restarted)
+    assert restarted.step == [e for e in killed[:at] if isinstance(e, Snapshot)][-1].step >= 80
+    assert restarted.reason.startswith("The worker of arm ")
+    assert next(e for e in killed[at:] if isinstance(e, Logged)).step == restarted.step + 10
+    assert_bitwise(killed[-1], whole[-1])
+    await_free(ray_cluster, 3)
+
+
+def test_without_failures_allowed_the_run_ends_with_a_sentence(ray_cluster, data):
+    with pytest.raises(TrainingError, match=r"worker of arm .* is lost \(.*--max-failures 0 .*--resume") as caught:
+        run(long_config(max_failures=0), data, kill_at=80)
+    assert "\n" not in str(caught.value)
+    await_free(ray_cluster, 3)
+
+
+def test_an_error_that_would_repeat_is_not_tried_again(ray_cluster, data):
+    start = list(train_packed(plan_of((0, 1)), config_of(2), data.training, Start()))[-1]
+    start.arms[1]["network/output.bias"][:] = float("nan")
+    begun = time.monotonic()
+    with pytest.raises(NonFiniteError, match="reconstruction of arm 1 is not finite at step 12;"):
+        run(long_config(), data, start=Start(start.step, start.arms))
+    assert time.monotonic() - begun < 20
+    await_free(ray_cluster, 3)
+
+
+GLOO = RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:537] Connection reset by peer")
+
+
+@pytest.mark.parametrize(
+    ("error", "repeats"),
+    [
+        (GLOO, False),
+        (dist.DistBackendError("NCCL watchdog"), False),
+        (ActorDiedError(), False),
+        (OutOfMemoryError("memory monitor"), False),
+        (ConnectionResetError(), False),
+        (torch.AcceleratorError("unspecified launch failure"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (NonFiniteError("coupling", 0, 3), True),
+        (InputError("no"), True),
+        (RuntimeError("size mismatch"), True),
+        (KeyError("network/output.bias"), True),
+    ],
+    ids=lambda item: type(item).__name__ if isinstance(item, Exception) else str(item),
+)
+def test_what_would_repeat(error, repeats):
+    assert would_repeat(error) is repeats
+
+
+@pytest.mark.parametrize(
+    ("found", "kind", "words"),
+    [
+        ({0: GLOO, 1: ActorDiedError()}, WorkerLostError, "arm 1 is lost (ActorDiedError"),
+        ({0: GLOO}, WorkerLostError, "arm 1 is lost (RuntimeError"),
+        ({0: GLOO, 1: GLOO}, WorkerLostError, "arm 0, 1 is lost"),
+        ({0: GLOO, 1: KeyError("w")}, TrainingError, "arm 1 failed (KeyError: 'w')"),
+        (
+            {0: NonFiniteError("coupling", None, 3), 1: NonFiniteError("entropy", 1, 3)},
+            NonFiniteError,
+            "entropy of arm 1",
+        ),
+        ({0: GLOO, 1: InputError("Too few.")}, InputError, "Too few."),
+    ],
+    ids=["told", "silent", "link", "program", "own arm", "input"],
+)
+def test_the_most_telling_error_is_the_one_that_is_raised(found, kind, words):
+    error = as_error(found, plan_of((0,), (1,)))
+    assert type(error) is kind and words in str(error)
