@@ -64,6 +64,6 @@ def arms_of(ranks: Iterable[int], plan: Plan) -> str:
 
 
 def words(error: BaseException) -> str:
-    """The kind of an error and the line of its text that says most."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+    """The kind of an error and the first sentence of its text."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first.split('. ')[0].removesuffix('.')[:200]}"
