@@ -25,7 +25,7 @@ TRAIN_OPTIONS = """
     --max-steps --epochs --batch-size --lr --lr-schedule --lr-warmup --lam-warmup --clip
     --log-every --evaluate-every --checkpoint-every --keep-checkpoints
     --engine --arms-per-worker --device --threads --ray-address --collective-timeout
-    --max-failures
+    --max-failures --train-storage
 """
 
 OTHER = {

@@ -41,7 +41,10 @@ def run(config, data, *workers, start=None):
     """Losses of every step, posteriors of the validation cells, and the last snapshot."""
     start = start or Start()
     train = train_packed if len(workers) == 1 else train_on_actors
-    events = list(train(plan_of(*workers), config, data.training, start))
+    return sorted_out(list(train(plan_of(*workers), config, data.training, start)))
+
+
+def sorted_out(events):
     logged = [e for e in events if isinstance(e, Logged)]
     terms = {
         name: np.array([e.per_arm[name] for e in logged])
@@ -163,6 +166,8 @@ def test_more_workers_than_the_cluster_has_is_one_sentence(ray_cluster, data):
         ({"engine": "ray", "arms_per_worker": 2}, 3, (0, 2), "ray", [(0, 1), (2,)]),
         ({"engine": "ray"}, 1, (0, 2), "ray", [(0,)]),
         ({"arms_per_worker": 2}, 2, (0, 2), "ray", [(0, 1)]),
+        ({"engine": "ray_train"}, 4, (0, 2), "ray_train", [(0, 1), (2, 3)]),
+        ({"engine": "ray_train"}, 1, (0, 1), "ray_train", [(0,)]),
     ],
 )
 def test_auto_spreads_arms_over_devices(settings, n_arms, devices, engine, workers):

@@ -113,8 +113,10 @@ class Training(Section):
 class Placement(Section):
     """Where the arms run."""
 
-    engine: Literal["auto", "local", "ray"] = Field(
-        "auto", description="local: all arms in this process. ray: arms on Ray actors. auto chooses and says why."
+    engine: Literal["auto", "local", "ray", "ray_train"] = Field(
+        "auto",
+        description="local: all arms in this process. ray: arms on Ray actors. ray_train: on workers of Ray Train, for "
+        "long runs on clusters whose machines may be taken away. auto chooses local or ray and says why.",
     )
     arms_per_worker: int | None = Field(None, ge=1, description="Arms packed on one Ray actor.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the arms compute.")
@@ -127,6 +129,11 @@ class Placement(Section):
     )
     max_failures: int = Field(
         3, ge=0, description="How often training starts again by itself after a worker or a machine was lost."
+    )
+    train_storage: str | None = Field(
+        None,
+        description="Engine ray_train: folder that all machines share, or an address such as s3://bucket/folder, in "
+        "which Ray Train keeps its checkpoints; default: a temporary folder, on one machine.",
     )
 
 

@@ -14,7 +14,7 @@ class Plan:
     """Where the arms of a run go.
 
     Attributes:
-        engine: 'local' or 'ray'.
+        engine: 'local', 'ray' or 'ray_train'.
         workers: the arms of each worker.
         gpu: whether each worker holds a GPU (else one CPU core).
         reason: one sentence for the user.
@@ -67,9 +67,10 @@ def make_plan(placement: Placement, n_arms: int, devices: Devices) -> Plan:
             f"{n_arms} arms with {per_worker} a worker need {len(workers)} {unit}s, but {has}; "
             f"raise --arms-per-worker to {-(-n_arms // max(1, count))} or use --engine local."
         )
-    asked = "as --engine ray asks" if placement.engine == "ray" else f"{has}, one for each worker"
+    asked = f"{has}, one for each worker" if placement.engine == "auto" else f"as --engine {placement.engine} asks"
     spread = ", ".join("+".join(str(arm) for arm in arms) for arms in workers)
-    return Plan("ray", workers, gpu, f"Engine ray: arms {spread} on {len(workers)} Ray actors ({asked}).")
+    engine, kind = ("ray_train", "workers of Ray Train") if placement.engine == "ray_train" else ("ray", "Ray actors")
+    return Plan(engine, workers, gpu, f"Engine {engine}: arms {spread} on {len(workers)} {kind} ({asked}).")
 
 
 def _packed(n_arms: int, gpu: bool, why: str) -> Plan:

@@ -45,7 +45,7 @@ def train_through_losses(
         except WorkerLostError as lost:
             failures += 1
             if failures > placement.max_failures:
-                raise TrainingError(_enough(lost, placement)) from None
+                raise too_often(lost, placement) from None
             loss = Restarted(start.step, str(lost))
             until = time.monotonic() + placement.collective_timeout
         except ShortfallError:  # a machine's end is known some seconds after its workers'
@@ -84,9 +84,10 @@ def _plan_now(wanted: Plan, placement: Placement, n_arms: int, until: float) -> 
         time.sleep(0.5)
 
 
-def _enough(lost: WorkerLostError, placement: Placement) -> str:
+def too_often(lost: WorkerLostError, placement: Placement) -> TrainingError:
+    """The end of a run that lost workers more often than is allowed."""
     allowed = placement.max_failures
-    return (
-        f"{lost}, and --max-failures {allowed} allows "
-        f"{'no restart' if allowed == 0 else 'no more restarts'}; --resume goes on from the newest checkpoint."
+    restarts = "no restart" if allowed == 0 else "no more restarts"
+    return TrainingError(
+        f"{lost}, and --max-failures {allowed} allows {restarts}; --resume goes on from the newest checkpoint."
     )

@@ -1,4 +1,4 @@
-"""One entrance to both engines."""
+"""One entrance to all engines."""
 
 import contextlib
 import functools
@@ -34,7 +34,7 @@ def engine_for(placement: Placement, n_arms: int) -> Iterator[Engine]:
             plan = make_plan(placement, n_arms, cluster_devices())
         else:
             plan = make_plan(placement, n_arms, local_devices())
-            if plan.engine == "ray":
+            if plan.engine != "local":
                 stack.enter_context(ray_session(placement.ray_address))
         yield Engine(plan, functools.partial(_train, plan))
 
@@ -44,6 +44,10 @@ def _train(plan: Plan, config: Config, data: TrainingSet, start: Start) -> Gener
         from cplmix_ray.engine.local import train_packed
 
         yield from train_packed(plan, config, data, start)
+    elif plan.engine == "ray_train":
+        from cplmix_ray.engine.ray_train import train_on_ray_train
+
+        yield from train_on_ray_train(plan, config, data, start)
     else:
         from cplmix_ray.engine.restarts import train_through_losses
 
