@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from cplmix_ray.cli.train_command import parse_train
 from cplmix_ray.config import Config, Training, load_config, save_config
-from cplmix_ray.config.files import dump_config, parse_config
+from cplmix_ray.config.files import dump_config, load_search, parse_config
 from cplmix_ray.config.schema import Section
 from cplmix_ray.errors import InputError
+from cplmix_ray.search.space import check_space
 
 # Scripts depend on these names. Adding or renaming one is a decision, and this list is where it is taken.
 TRAIN_OPTIONS = """
@@ -24,7 +25,7 @@ TRAIN_OPTIONS = """
     --beta --lam --sigma-floor
     --max-steps --epochs --batch-size --lr --lr-schedule --lr-warmup --lam-warmup --clip
     --log-every --evaluate-every --checkpoint-every --keep-checkpoints
-    --engine --arms-per-worker --device --threads --ray-address --collective-timeout
+    --engine --arms-per-worker --device --threads --ray-address --collective-timeout --cluster-grows-to
     --max-failures --train-storage
 """
 
@@ -290,5 +291,7 @@ def test_the_temperature_is_tau_or_one_over_k(tau, k, temperature):
 @pytest.mark.parametrize(
     "path", sorted((Path(__file__).parents[1] / "tune_configs").glob("*.yaml")), ids=lambda p: p.stem
 )
-def test_the_shipped_configurations_are_valid(path):
-    load_config(path)
+def test_the_shipped_configurations_are_valid_for_a_run_and_for_a_search(path):
+    spec = load_search(path)
+    check_space(spec)
+    assert load_config(path) == spec.run

@@ -11,7 +11,7 @@ import tyro
 from cplmix_ray.cli.board import Board, score_words
 from cplmix_ray.cli.line import Flag, parse_line
 from cplmix_ray.config import Config
-from cplmix_ray.config.files import load_search, save_search
+from cplmix_ray.config.files import load_search
 from cplmix_ray.config.search import Search, SearchConfig, default_search
 from cplmix_ray.errors import InputError, TrainingError
 
@@ -61,7 +61,8 @@ def parse_tune(args: list[str]) -> tuple[Tune, SearchConfig]:
             getattr(base.run, section, None), last, None
         ):
             raise InputError(f"--{last.replace('_', '-')} is searched; take {name} out of the file's space to fix it.")
-    if early.resume and spec.model_copy(update={"run": base.run}) != base:
+    where_it_runs = {"placement": base.run.placement}
+    if early.resume and (spec.search, spec.run.model_copy(update=where_it_runs)) != (base.search, base.run):
         raise InputError("A search goes on with the settings that it began with; leave the line as --resume --out DIR.")
     return command, spec
 
@@ -82,8 +83,6 @@ def tune(args: list[str]) -> None:
     board: list[Board] = []
 
     def announce(metric: str, plans: Sequence["Plan"], devices: "Devices", n_steps: int) -> None:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        save_search(spec, folder.spec)
         seeds = spec.search.seeds
         print(
             f"{source.name}: {source.n_cells} x {source.values_ng.shape[1]}; {spec.n_trials()} trials of "

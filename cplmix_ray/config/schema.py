@@ -124,6 +124,12 @@ class Placement(Section):
         None, ge=1, description="Threads of a worker; default: 1 on a Ray actor, all cores in the local engine."
     )
     ray_address: str | None = Field(None, description="Ray cluster to join; default: RAY_ADDRESS, else a local one.")
+    cluster_grows_to: int | None = Field(
+        None,
+        ge=1,
+        description="Devices that an autoscaling cluster can come to have: GPUs, or CPU cores with --device cpu. "
+        "Default: those that it has now.",
+    )
     collective_timeout: float = Field(
         120.0, gt=0, description="Seconds before a silent arm is given up, or devices that are not there."
     )

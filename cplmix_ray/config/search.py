@@ -52,7 +52,12 @@ class Search(Section):
         description="What decides, mean over seeds. auto: acc (Hungarian accuracy) where there are labels, else "
         "agreement (chance-corrected agreement between arms).",
     )
-    trials: int = Field(8, ge=1, description="Draws from the space; each draw meets every point of the grids.")
+    trials: int | None = Field(
+        None,
+        ge=1,
+        description="Draws from the space; each draw meets every point of the grids. Default: 8, or 1 where "
+        "all is a grid.",
+    )
     seeds: int = Field(1, ge=1, description="Runs of every configuration, with seeds --seed, --seed + 1, ...")
     searcher: Literal["random", "optuna"] = Field(
         "random", description="random: independent draws, and grids. optuna: draws that learn from finished trials."
@@ -88,6 +93,8 @@ class SearchConfig(Section):
     @model_validator(mode="after")
     def _parts_fit(self) -> "SearchConfig":
         grids = [name for name, dimension in self.space.items() if dimension.grid is not None]
+        if len(grids) == len(self.space) and (self.search.trials or 1) > 1:
+            raise ValueError("search.trials: all is a grid, so another draw would be the same; set seeds for repeats")
         if grids and self.search.searcher == "optuna":
             raise ValueError(f"space.{grids[0]}: optuna draws every value itself; use choice in place of grid")
         if self.search.scheduler == "pbt" and self.search.searcher == "optuna":
@@ -96,9 +103,15 @@ class SearchConfig(Section):
             raise ValueError("search: pbt exchanges weights between trials, which have one seed each; set seeds to 1")
         return self
 
+    @property
+    def n_draws(self) -> int:
+        """search.trials, or its default."""
+        drawn = any(dimension.grid is None for dimension in self.space.values())
+        return self.search.trials or (8 if drawn else 1)
+
     def n_trials(self) -> int:
         """Trials in all."""
-        return self.search.trials * math.prod(len(d.grid) for d in self.space.values() if d.grid is not None)
+        return self.n_draws * math.prod(len(d.grid) for d in self.space.values() if d.grid is not None)
 
 
 def default_search() -> SearchConfig:

@@ -44,7 +44,7 @@ def train_on_actors(
     """
     timeout = config.placement.collective_timeout
     with contextlib.ExitStack() as stack:
-        places = places or stack.enter_context(own_places(plan, timeout))
+        places = places or stack.enter_context(own_places(plan, config.placement))
         workers = stack.enter_context(_actors(plan, config, places))
         host, port = _answers([workers[0].open_store.remote(timeout)], plan, timeout)[0]
         _answers([worker.join.remote(host, port, timeout, plan.gpu) for worker in workers], plan, timeout)

@@ -66,7 +66,7 @@ def _plan_now(wanted: Plan, placement: Placement, n_arms: int, until: float) -> 
         TrainingError: there were too few until the time was over.
     """
     while True:
-        devices = cluster_devices()
+        devices = cluster_devices(placement)
         has = devices.gpus if wanted.gpu else devices.cpus
         if has >= len(wanted.workers):
             return wanted

@@ -31,7 +31,7 @@ def engine_for(placement: Placement, n_arms: int) -> Iterator[Engine]:
     with contextlib.ExitStack() as stack:
         if placement.engine != "local" and joins_cluster(placement.ray_address):
             stack.enter_context(ray_session(placement.ray_address))
-            plan = make_plan(placement, n_arms, cluster_devices())
+            plan = make_plan(placement, n_arms, cluster_devices(placement))
         else:
             plan = make_plan(placement, n_arms, local_devices())
             if plan.engine != "local":

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from cplmix_ray.config import Placement
 from cplmix_ray.engine.plan import Devices, local_devices
 from cplmix_ray.errors import InputError
 
@@ -55,13 +56,21 @@ def ray_session(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def cluster_devices() -> Devices:
-    """What the connected cluster's living machines have, in whole devices."""
+def cluster_devices(placement: Placement) -> Devices:
+    """What the connected cluster's living machines have, or what it can grow to, in whole devices.
+
+    A GPU counts with a CPU core beside it, as the worker that holds it needs one too.
+    """
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus, cpus = (int(sum(resources.get(unit, 0) for resources in alive)) for unit in ("GPU", "CPU"))
-    return Devices(gpus, cpus, "the Ray cluster")
+    cpus = sum(int(resources.get("CPU", 0)) for resources in alive)
+    gpus = sum(int(min(resources.get("GPU", 0), resources.get("CPU", 0))) for resources in alive)
+    if placement.cluster_grows_to is None:
+        return Devices(gpus, cpus, "the Ray cluster")
+    if placement.device == "cpu":
+        return Devices(gpus, max(cpus, placement.cluster_grows_to), "the Ray cluster at its largest")
+    return Devices(max(gpus, placement.cluster_grows_to), cpus, "the Ray cluster at its largest")
 
 
 def joins_cluster(address: str | None) -> bool:

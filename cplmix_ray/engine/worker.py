@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from cplmix_ray.config import Config
+from cplmix_ray.engine.network import use_interface_of
 from cplmix_ray.engine.store import StoredSet
 from cplmix_ray.trainer.events import Event
 from cplmix_ray.trainer.loop import Start, train_arms
@@ -42,6 +43,9 @@ class ArmWorker:
 
     def join(self, host: str, port: int, timeout: float, gpu: bool) -> None:
         """Meet the other workers; every collective gives up after ``timeout`` seconds."""
+        from ray.util import get_node_ip_address
+
+        use_interface_of(get_node_ip_address())
         limit = timedelta(seconds=timeout)
         if self.store is None:
             self.store = dist.TCPStore(host, port, None, is_master=False, timeout=limit)

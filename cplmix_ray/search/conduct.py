@@ -1,8 +1,10 @@
 """A search from start to end: check, run the trials, keep the ledger, export the best."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cplmix_ray.config.files import save_search
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.data.dataset import build_dataset
 from cplmix_ray.data.source import Source
@@ -10,6 +12,8 @@ from cplmix_ray.data.split import split_cells
 from cplmix_ray.engine.plan import Devices, Plan, local_devices
 from cplmix_ray.engine.session import cluster_devices, joins_cluster, ray_session
 from cplmix_ray.engine.tune.listener import TrialState
+from cplmix_ray.engine.tune.search import SearchJob, run_search
+from cplmix_ray.engine.tune.shelf import Shelf
 from cplmix_ray.errors import InputError
 from cplmix_ray.search.export import export_best
 from cplmix_ray.search.figure import draw_scores
@@ -52,31 +56,39 @@ def conduct_search(
     train_idx, _ = split_cells(source.n_cells, spec.run.input.val_fraction, spec.run.seed, source.held_out_n)
     n_steps = spec.run.training.steps(len(train_idx))
     address = spec.run.placement.ray_address
-    joined = joins_cluster(address)
-    with ray_session(address):
-        from cplmix_ray.engine.tune.search import SearchJob, run_search
-        from cplmix_ray.engine.tune.shelf import Shelf
-
-        devices = cluster_devices() if joined else local_devices()
+    with contextlib.ExitStack() as stack:
+        devices = local_devices()
+        if joins_cluster(address):
+            stack.enter_context(ray_session(address))
+            devices = cluster_devices(spec.run.placement)
         work = TrialWork(spec, metric, devices, n_steps, folder.path.resolve())
         plans = [work.plan_at({"model.n_arms": n_arms}) for n_arms in every_value(spec, "model.n_arms")]
+        folder.path.mkdir(parents=True, exist_ok=True)
+        save_search(spec, folder.spec)
         announce(metric, plans, devices, n_steps)
-        job = SearchJob(
-            spec.space, spec.search, MODES[metric], n_steps, work, work.plan_at, folder.tune, folder.next_trial
-        )
-        ledger = Ledger(folder, list(spec.space), show)
-        shelf = Shelf(source, build_dataset)
-        try:
-            trials = run_search(job, shelf, ledger, resume)
-        finally:
-            shelf.close()
-    ledger(trials)
+        stack.enter_context(ray_session(address))
+        trials = _trials(work, source, folder, Ledger(folder, list(spec.space), show), resume)
     best = best_of(trials, MODES[metric])
     if best is None:
         return Findings(trials, None, None, metric)
     draw_scores(folder.figure, spec.space, trials, metric)
     seed = export_best(folder, spec, best, source, metric, MODES[metric])
     return Findings(trials, best, seed, metric)
+
+
+def _trials(work: TrialWork, source: Source, folder: SearchFolder, ledger: Ledger, resume: bool) -> list[TrialState]:
+    """Run the trials; Ray must be connected."""
+    spec, mode = work.spec, MODES[work.metric]
+    job = SearchJob(
+        spec.space, spec.search, spec.n_draws, mode, work.n_steps, work, work.plan_at, folder.tune, folder.next_trial
+    )
+    shelf = Shelf(source, build_dataset)
+    try:
+        trials = run_search(job, shelf, ledger, resume)
+    finally:
+        shelf.close()
+    ledger(trials)
+    return trials
 
 
 def check_search(spec: SearchConfig, source: Source) -> str:

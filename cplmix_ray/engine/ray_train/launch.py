@@ -14,7 +14,7 @@ import ray
 from cplmix_ray.config import Config
 from cplmix_ray.data.dataset import TrainingSet
 from cplmix_ray.engine.failures import cause_of, words
-from cplmix_ray.engine.places import bundle_of
+from cplmix_ray.engine.places import bundle_of, patience
 from cplmix_ray.engine.plan import Plan
 from cplmix_ray.engine.ray_train.mailbox import Began, Ended, Letter, open_mailbox
 from cplmix_ray.engine.ray_train.storage import train_storage
@@ -59,7 +59,7 @@ def _trainer(plan: Plan, config: Config, stored: StoredSet, start: list, storage
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     os.environ["RAY_TRAIN_METRICS_ENABLED"] = "0"
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(placement.collective_timeout)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience(placement))
     from ray import train  # whose names are those of its version 2 at run time only, which the types do not know
     from ray.train.torch import TorchConfig, TorchTrainer
 

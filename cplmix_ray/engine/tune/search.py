@@ -1,5 +1,6 @@
 """A whole search on Ray Tune, or the rest of one."""
 
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class SearchJob:
 
     space: dict[str, Dimension]
     search: Search
+    n_draws: int
     mode: str
     n_steps: int
     body: Body
@@ -61,7 +63,7 @@ def run_search(job: SearchJob, shelf: Shelf, listener: Listener, resume: bool) -
         tune.with_parameters(TrialActor, body=job.body, shelf=shelf), lambda point: bundles_of(job.plan_at(point))
     )
     space = {name: _drawn(dimension) for name, dimension in job.space.items()}
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the table
     listen(listener)
     try:
         if resume:
@@ -89,16 +91,24 @@ def _drawn(dimension: Dimension) -> Any:
     return tune.loguniform(*dimension.loguniform)
 
 
+def _within(space: dict[str, Dimension], point: dict[str, Any]) -> dict[str, Any]:
+    """An altered point put back into its ranges, as Ray Tune multiplies numbers without looking at these."""
+    bounds = {name: dimension.uniform or dimension.loguniform for name, dimension in space.items()}
+    inside = {name: min(max(point[name], range_[0]), range_[1]) for name, range_ in bounds.items() if range_}
+    return {**point, **inside}
+
+
 def _tune_config(job: SearchJob) -> TuneConfig:
     search = job.search
     return TuneConfig(
         metric="score",
         mode=job.mode,
-        num_samples=search.trials,
+        num_samples=job.n_draws,
         search_alg=_searcher(job),
         scheduler=_scheduler(job),
         max_concurrent_trials=search.max_concurrent,
         time_budget_s=None if search.max_hours is None else search.max_hours * 3600,
+        reuse_actors=True,
         trial_name_creator=lambda _: job.name_trial(),
         trial_dirname_creator=str,
     )
@@ -106,7 +116,7 @@ def _tune_config(job: SearchJob) -> TuneConfig:
 
 def _run_config(job: SearchJob) -> RunConfig:
     exchanges = job.search.scheduler == "pbt"  # else the runs' own checkpoints do
-    checkpoints = CheckpointConfig(num_to_keep=2, checkpoint_frequency=int(exchanges), checkpoint_at_end=False)
+    checkpoints = CheckpointConfig(num_to_keep=4, checkpoint_frequency=int(exchanges), checkpoint_at_end=False)
     return RunConfig(
         name=job.folder.name,
         storage_path=str(job.folder.parent.resolve()),
@@ -144,7 +154,8 @@ def _scheduler(job: SearchJob) -> TrialScheduler:
         return PopulationBasedTraining(
             time_attr="step",
             perturbation_interval=search.perturb_every or max(1, n_steps // 5),
-            hyperparam_mutations={name: _drawn(dimension) for name, dimension in job.space.items()},
-            synch=False,
+            hyperparam_mutations={name: d.values or _drawn(d) for name, d in job.space.items()},
+            custom_explore_fn=functools.partial(_within, job.space),
+            synch=True,  # else a trial may be sent back to the fewer steps of the one that it goes on from, over and over
         )
     return FIFOScheduler()

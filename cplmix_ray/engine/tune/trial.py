@@ -11,9 +11,9 @@ from ray import tune
 from ray.tune import PlacementGroupFactory
 
 from cplmix_ray.config import Config
-from cplmix_ray.engine.actors import train_on_actors
 from cplmix_ray.engine.places import Places, bundle_of
 from cplmix_ray.engine.plan import Plan
+from cplmix_ray.engine.restarts import train_through_losses
 from cplmix_ray.engine.run import Engine
 from cplmix_ray.engine.tune.shelf import Shelf, StoredData
 from cplmix_ray.trainer.checkpoint import Checkpoint, latest_checkpoint
@@ -45,7 +45,7 @@ class Trial:
         group = ray.util.get_current_placement_group()
         assert group is not None  # Ray Tune starts every trial in one
         places = Places(group, first=1)
-        return Engine(plan, lambda config, _, start: train_on_actors(plan, config, data.stored, start, places))
+        return Engine(plan, lambda config, _, start: train_through_losses(plan, config, data.stored, start, places))
 
 
 Body = Callable[[Trial], Iterator[tuple[Report, Path | None]]]
@@ -56,10 +56,20 @@ class TrialActor(tune.Trainable):
     """Steps through the body from report to report. A stopped trial closes the body, which gives its devices back."""
 
     def setup(self, config: dict[str, Any], body: Body, shelf: Shelf) -> None:  # type: ignore[override]
-        self.point, self.body, self.shelf = config, body, shelf
+        self.body, self.shelf = body, shelf
+        self._begin(config)
+
+    def _begin(self, point: dict[str, Any]) -> None:
+        self.point = point
         self.begin_from: Checkpoint | None = None
         self.reports: Iterator[tuple[Report, Path | None]] | None = None
         self.newest: Path | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Another trial, or this one at another point, in the process of one that has ended: it need not start anew."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
 
     def step(self) -> Report:
         if self.reports is None:

@@ -1,0 +1,269 @@
+"""Searches on a real Ray: what trials hold and give back, what they share, how they fail, stop, exchange and go on."""
+
+import csv
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from processes import workers_of
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cplmix_ray.config.files import load_config
+from cplmix_ray.config.search import SearchConfig
+from cplmix_ray.data.dataset import build_dataset, read_source
+from cplmix_ray.run.model import TrainedModel
+from cplmix_ray.search.conduct import conduct_search
+from cplmix_ray.search.folder import SearchFolder
+from cplmix_ray.search.space import config_at
+from cplmix_ray.trainer.checkpoint import latest_checkpoint
+
+RUN = {
+    "model": {"hidden": [16], "bottleneck": 6, "n_categories": 4},
+    "training": {"max_steps": 12, "batch_size": 64, "evaluate_every": 4, "checkpoint_every": 4},
+    "copies": {"n_neighbours": 4, "neighbour_pcs": 8},
+}
+
+
+def spec_of(space: dict, **search) -> SearchConfig:
+    return SearchConfig.model_validate({"run": RUN, "space": space, "search": search})
+
+
+@pytest.fixture(scope="module")
+def source():
+    return read_source("digits")
+
+
+def run_search(spec, source, path, resume=False, show=lambda trials: None):
+    folder = SearchFolder(path)
+    return conduct_search(spec, source, folder, resume, lambda *told: None, show), folder
+
+
+def wait_for_everything(ray, seconds=20.0):
+    """All that the cluster has is free again."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        has, free = ray.cluster_resources(), ray.available_resources()
+        if all(
+            abs(free.get(name, 0) - has[name]) < 1e-6 for name in ("CPU", *(n for n in has if n.startswith("node:")))
+        ):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def rows_of(folder) -> list[dict]:
+    with open(folder.results, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(ray_cluster, source, tmp_path_factory):
+    """A whole small search over A and lambda, two seeds each, that several tests look at."""
+    out = tmp_path_factory.mktemp("search") / "out"
+    held = []
+
+    def show(trials):
+        held.append(ray_cluster.cluster_resources()["CPU"] - ray_cluster.available_resources().get("CPU", 0))
+
+    spec = spec_of({"model.n_arms": {"grid": [1, 2]}, "objective.lam": {"loguniform": [0.1, 10]}}, trials=1, seeds=2)
+    findings, folder = run_search(spec, source, out, show=show)
+    return spec, findings, folder, held
+
+
+def test_every_trial_runs_all_its_seeds_and_its_score_is_their_mean(finished):
+    _, findings, folder, _ = finished
+    assert [t.status for t in findings.trials] == ["done", "done"]
+    for row in rows_of(folder):
+        seeds = [json.loads(folder.trial(row["trial"]).run(seed).metrics.read_text())["acc"] for seed in (0, 1)]
+        assert float(row["score"]) == pytest.approx(np.mean(seeds))
+        assert float(row["score_sd"]) == pytest.approx(np.std(seeds, ddof=1))
+        assert row["scores"] == " ".join(f"{score:.4f}" for score in seeds)
+    best = max(rows_of(folder), key=lambda row: float(row["score"]))
+    assert findings.best.name == best["trial"]
+
+
+def test_a_trial_is_the_run_that_train_would_make(finished, source):
+    """Same settings and seed, packed in this process: the same categories."""
+    spec, findings, folder, _ = finished
+    from cplmix_ray.engine.local import train_packed
+    from cplmix_ray.engine.plan import Plan
+    from cplmix_ray.trainer.loop import Start
+
+    trial = next(t for t in findings.trials if t.point["model.n_arms"] == 2)
+    run = folder.trial(trial.name).run(1)
+    config = load_config(run.config)
+    assert config == config_at(spec.run, trial.point, 1)
+    data = build_dataset(source, config)
+    *_, last = train_packed(Plan("local", ((0, 1),), False, ""), config, data.training, Start())
+    saved, wrong = latest_checkpoint(run.checkpoints)
+    assert not wrong
+    for arm, tensors in last.arms.items():
+        for name, tensor in tensors.items():
+            if name.startswith("network/"):
+                torch.testing.assert_close(saved.arms[arm][name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_the_best_run_is_a_ready_model_with_its_cells(finished, source):
+    import anndata
+
+    _, findings, folder, _ = finished
+    model = TrainedModel.load(folder.best)
+    metrics = json.loads((folder.best / "metrics.json").read_text())
+    cells = anndata.read_h5ad(folder.best / "result.h5ad")
+    inferred = model.infer(model.values_of(source))
+    assert cells.obs["cplmix_category"].astype(int).tolist() == inferred.category_n.tolist()
+    scores = [json.loads(folder.trial(findings.best.name).run(s).metrics.read_text())["acc"] for s in (0, 1)]
+    assert metrics["acc"] == max(scores)
+    assert metrics["seed"] == findings.seed == scores.index(max(scores))
+    assert model.config == config_at(load_config(folder.spec), findings.best.point, findings.seed)
+
+
+def test_tensorboard_reads_plain_tags_and_hparams_of_every_trial(finished):
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    _, findings, folder, _ = finished
+    for trial in findings.trials:
+        page = EventAccumulator(str(folder.tensorboard / trial.name)).Reload()
+        stored = page.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+        info = plugin_data_pb2.HParamsPluginData.FromString(stored).session_start_info
+        assert info.hparams["objective.lam"].number_value == trial.point["objective.lam"]
+        assert info.hparams["model.n_arms"].number_value == trial.point["model.n_arms"]
+        assert info.hparams["status"].string_value == "done"
+        assert page.Scalars("trial/score")[-1].value == pytest.approx(trial.report["score"])
+        scalars = EventAccumulator(str(folder.tensorboard / trial.name / "seed-0")).Reload()
+        assert {"loss/total", "consensus/acc", "arm0/reconstruction"} <= set(scalars.Tags()["scalars"])
+
+
+def test_the_figure_is_a_picture(finished):
+    _, _, folder, _ = finished
+    assert folder.figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_trials_hold_a_core_an_arm_and_give_everything_back(finished, ray_cluster):
+    _, _, _, held = finished
+    assert max(held) <= 3
+    assert max(held) >= 2, "the trial with two arms held two cores"
+    assert wait_for_everything(ray_cluster)
+
+
+def test_a_trial_that_the_scheduler_stops_returns_everything(ray_cluster, source, tmp_path):
+    """Three numbers of arms on three cores, most trials stopped early: nothing waits for ever, nothing stays held."""
+    space = {"model.n_arms": {"grid": [1, 2, 3]}, "training.lr": {"grid": [1e-2, 1e-7]}}
+    spec = spec_of(space, scheduler="asha", grace_steps=4, reduction=2.0)
+    findings, folder = run_search(spec, source, tmp_path / "out")
+    statuses = [trial.status for trial in findings.trials]
+    assert statuses.count("stopped") >= 2
+    assert statuses.count("done") >= 1
+    assert len(statuses) == 6
+    for row in rows_of(folder):
+        assert row["status"] == "done" or int(row["step"]) < 12
+    assert wait_for_everything(ray_cluster), (ray_cluster.cluster_resources(), ray_cluster.available_resources())
+
+
+def test_trials_share_the_cells_in_the_store(ray_cluster, source):
+    """Sets of other seeds and neighbours share the values; what a reader gets is a view that it cannot write to."""
+    from cplmix_ray.engine.tune.shelf import Shelf
+
+    shelf = Shelf(source, build_dataset)
+    config = SearchConfig.model_validate({"run": RUN, "space": {"model.n_arms": {"choice": [1]}}}).run
+    one = shelf.get(config)
+    other = shelf.get(config.model_copy(update={"seed": 1}))
+    assert one.stored.values == other.stored.values
+    assert one.stored.rest != other.stored.rest
+    assert shelf.n_values() == 1
+    assert shelf.get(config).stored == one.stored
+    view = one.stored.fetch().values_ng
+    assert not view.flags.writeable
+    np.testing.assert_array_equal(view, build_dataset(source, config).training.values_ng)
+    shelf.close()
+
+
+def test_a_failed_trial_says_why_and_does_not_end_the_search(ray_cluster, source, tmp_path):
+    spec = spec_of({"training.lr": {"grid": [1e-3, 1e30]}, "model.n_arms": {"grid": [1]}})
+    findings, folder = run_search(spec, source, tmp_path / "out")
+    good, bad = sorted(findings.trials, key=lambda trial: trial.point["training.lr"])
+    assert (good.status, bad.status) == ("done", "failed")
+    assert "is not finite at step" in bad.error
+    assert findings.best.name == good.name
+    row = next(row for row in rows_of(folder) if row["trial"] == bad.name)
+    assert "is not finite at step" in row["error"]
+    assert json.loads(folder.trial(bad.name).failure.read_text())["repeats"] is True
+    assert wait_for_everything(ray_cluster)
+
+
+def test_settings_that_do_not_fit_the_data_fail_their_trial_alone(ray_cluster, source, tmp_path):
+    spec = spec_of({"model.likelihood": {"grid": ["bernoulli", "nb"]}})
+    findings, _ = run_search(spec, source, tmp_path / "out")
+    assert sorted(trial.status for trial in findings.trials) == ["done", "failed"]
+    assert any("images take bernoulli or gaussian" in trial.error for trial in findings.trials)
+
+
+def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster, source, tmp_path):
+    """The process of a trial is killed once; it starts again from the newest checkpoint and ends as it would have."""
+    spec = spec_of({"model.n_arms": {"choice": [1]}})
+    spec = spec.model_copy(
+        update={
+            "run": spec.run.model_copy(update={"training": spec.run.training.model_copy(update={"max_steps": 400})})
+        }
+    )
+    killed = []
+
+    def show(trials):
+        # Told of a report beyond the first checkpoint, end the trial's process.
+        if not killed and trials[0].report.get("step", 0) >= 40:
+            killed.extend(workers_of(os.getpid(), "ResourceTrainable"))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    findings, folder = run_search(spec, source, tmp_path / "killed", show=show)
+    assert killed
+    undisturbed, other = run_search(spec, source, tmp_path / "undisturbed")
+    assert findings.trials[0].status == "done"
+    assert findings.trials[0].report["score"] == undisturbed.trials[0].report["score"]
+    one, _ = latest_checkpoint(folder.trial("0000").run(0).checkpoints)
+    two, _ = latest_checkpoint(other.trial("0000").run(0).checkpoints)
+    assert all(torch.equal(one.arms[0][name], two.arms[0][name]) for name in one.arms[0])
+
+
+def test_population_based_training_passes_weights_on(ray_cluster, source, tmp_path):
+    """A trial that cannot learn by itself goes on from the weights of one that has."""
+    spec = spec_of({"training.lr": {"grid": [2e-2, 1e-9]}}, scheduler="pbt", perturb_every=20)
+    training = spec.run.training.model_copy(update={"max_steps": 40, "evaluate_every": 20, "checkpoint_every": 20})
+    spec = spec.model_copy(update={"run": spec.run.model_copy(update={"training": training})})
+    reached = {}
+
+    def show(trials):
+        for trial in trials:
+            if trial.report.get("step") == 20:
+                reached.setdefault(trial.name, trial.report["score"])
+
+    findings, _ = run_search(spec, source, tmp_path / "out", show=show)
+    assert [trial.status for trial in findings.trials] == ["done", "done"]
+    worse, better = sorted(reached.values())
+    assert better > worse + 0.1, "one of the two had learned nothing before the exchange"
+    assert min(trial.report["score"] for trial in findings.trials) > worse + 0.05
+    assert wait_for_everything(ray_cluster)
+
+
+def test_optuna_draws_the_trials(ray_cluster, source, tmp_path):
+    pytest.importorskip("optuna")
+    spec = spec_of(
+        {"objective.lam": {"loguniform": [0.5, 2.0]}, "model.n_arms": {"choice": [1, 2]}}, searcher="optuna", trials=2
+    )
+    findings, folder = run_search(spec, source, tmp_path / "out")
+    assert [row["status"] for row in rows_of(folder)] == ["done", "done"]
+    assert len({trial.point["objective.lam"] for trial in findings.trials}) == 2
+    assert all(0.5 <= trial.point["objective.lam"] <= 2.0 for trial in findings.trials)
+
+
+def test_a_finished_search_that_is_resumed_runs_nothing_again(ray_cluster, source, tmp_path):
+    spec = spec_of({"objective.lam": {"grid": [0.5, 1.0]}})
+    _, folder = run_search(spec, source, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in folder.trials.rglob("*") if path.is_file()}
+    findings, _ = run_search(spec, source, tmp_path / "out", resume=True)
+    assert [trial.status for trial in findings.trials] == ["done", "done"]
+    assert {path: path.stat().st_mtime_ns for path in folder.trials.rglob("*") if path.is_file()} == before

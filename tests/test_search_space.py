@@ -1,0 +1,296 @@
+"""What may be searched, said before anything starts; the options of the command; the folder and the ledger."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cplmix_ray.cli.tune_command import parse_tune
+from cplmix_ray.config import Config
+from cplmix_ray.config.files import load_config, load_search, save_search
+from cplmix_ray.config.search import Dimension, Search, SearchConfig, default_search
+from cplmix_ray.data.dataset import read_source
+from cplmix_ray.errors import InputError
+from cplmix_ray.search.conduct import check_search
+from cplmix_ray.search.folder import SearchFolder
+from cplmix_ray.search.space import check_space, config_at, every_value
+
+TUNE_CONFIGS = Path(__file__).parents[1] / "tune_configs"
+
+SEARCH_OPTIONS = """
+    --metric --trials --seeds --searcher --scheduler --grace-steps --reduction --perturb-every --max-concurrent
+    --max-hours --trial-failures --search-seed
+"""
+
+
+def spec_of(space: dict, search: dict | None = None, run: dict | None = None) -> SearchConfig:
+    return SearchConfig.model_validate({"space": space, "search": search or {}, "run": run or {}})
+
+
+def file_of(tmp_path, tree) -> Path:
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+SPACE = {"model.n_arms": {"choice": [1, 2]}}
+
+
+# Dimensions
+
+
+@pytest.mark.parametrize(
+    ("dimension", "wrong"),
+    [
+        ({}, "exactly one"),
+        ({"choice": [1], "grid": [1]}, "exactly one"),
+        ({"choice": []}, "at least 1 item"),
+        ({"uniform": [2, 1]}, "the smaller first"),
+        ({"uniform": [1, 1]}, "the smaller first"),
+        ({"loguniform": [0, 1]}, "above 0"),
+        ({"loguniform": [-1, 1]}, "above 0"),
+        ({"uniform": [0, float("inf")]}, "finite"),
+        ({"uniform": [0, 1, 2]}, "2 items"),
+        ({"normal": [0, 1]}, "extra inputs"),
+    ],
+)
+def test_a_wrong_dimension_is_named(tmp_path, dimension, wrong):
+    path = file_of(tmp_path, {"space": {"objective.lam": dimension}})
+    with pytest.raises(InputError, match=rf"space\.objective\.lam.*{wrong}"):
+        load_search(path)
+
+
+def test_probes_of_a_range_are_its_ends_and_a_number_that_is_not_whole():
+    low, between, high = Dimension(uniform=(1, 4)).probes()
+    assert (low, high) == (1, 4)
+    assert low < between < high
+    assert between != int(between)
+    assert Dimension(choice=["a", "b"]).probes() == ["a", "b"]
+
+
+# The space against the settings
+
+
+@pytest.mark.parametrize(
+    ("name", "dimension", "wrong"),
+    [
+        ("model.n_armz", {"choice": [1]}, "no such setting"),
+        ("n_arms", {"choice": [1]}, "no such setting"),
+        ("model", {"choice": [{}]}, "no such setting"),
+        ("model.n_arms.deep", {"choice": [1]}, "no such setting"),
+        ("model.n_arms", {"choice": [2, 0]}, r"model\.n_arms: input should be greater than or equal to 1"),
+        ("model.n_arms", {"uniform": [1, 4]}, r"model\.n_arms: input should be a valid integer"),
+        ("model.likelihood", {"choice": ["gaussian", "poisson"]}, r"model\.likelihood"),
+        ("objective.lam", {"uniform": [-1, 1]}, r"objective\.lam"),
+        ("input.val_fraction", {"uniform": [0.1, 1.0]}, r"input\.val_fraction: input should be less than 1"),
+        ("seed", {"choice": [1, 2]}, "seeds are set by search.seeds"),
+        ("placement.threads", {"choice": [1, 2]}, "not for a search"),
+        ("training.max_steps", {"choice": [10, 20]}, "the same for all"),
+    ],
+)
+def test_a_space_that_no_run_could_take_is_refused_by_name(name, dimension, wrong):
+    with pytest.raises(InputError, match=wrong) as caught:
+        check_space(spec_of({name: dimension}))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_same_space_with_sound_values_is_taken():
+    check_space(
+        spec_of(
+            {
+                "model.n_arms": {"choice": [1, 4]},
+                "objective.lam": {"loguniform": [0.1, 10]},
+                "model.hidden": {"grid": [[64], [128, 128]]},
+                "copies.drop_genes": {"uniform": [0.0, 0.5]},
+            }
+        )
+    )
+
+
+def test_population_based_training_varies_only_what_may_change_in_mid_run():
+    with pytest.raises(InputError, match=r"model\.n_arms: pbt .* objective\.lam"):
+        check_space(spec_of(SPACE, {"scheduler": "pbt"}))
+    check_space(spec_of({"objective.lam": {"uniform": [0, 1]}}, {"scheduler": "pbt"}))
+
+
+@pytest.mark.parametrize(
+    ("space", "search", "wrong"),
+    [
+        ({"model.n_arms": {"grid": [1, 2]}}, {"searcher": "optuna"}, "choice in place of grid"),
+        ({"objective.lam": {"uniform": [0, 1]}}, {"scheduler": "pbt", "seeds": 2}, "one seed each"),
+        ({"objective.lam": {"uniform": [0, 1]}}, {"scheduler": "pbt", "searcher": "optuna"}, "searcher random"),
+        ({"model.n_arms": {"grid": [1, 2]}}, {"trials": 2}, "set seeds for repeats"),
+        ({}, {}, "space"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(tmp_path, space, search, wrong):
+    with pytest.raises(InputError, match=wrong):
+        load_search(file_of(tmp_path, {"space": space, "search": search}))
+
+
+def test_a_point_becomes_the_settings_of_a_run():
+    config = config_at(Config(), {"model.n_arms": 4, "objective.lam": 0.25}, seed=7)
+    assert (config.model.n_arms, config.objective.lam, config.seed) == (4, 0.25, 7)
+    assert config.training == Config().training
+    assert config_at(Config(), {}) == Config()
+
+
+def test_every_value_is_that_of_the_space_or_of_the_base_run():
+    spec = spec_of(SPACE, run={"model": {"n_categories": 6}})
+    assert every_value(spec, "model.n_arms") == [1, 2]
+    assert every_value(spec, "model.n_categories") == [6]
+
+
+@pytest.mark.parametrize(
+    ("space", "trials", "n"),
+    [
+        ({"model.n_arms": {"choice": [1, 2]}}, 5, 5),
+        ({"model.n_arms": {"choice": [1, 2]}}, None, 8),
+        ({"model.n_arms": {"grid": [1, 2]}}, None, 2),
+        ({"model.n_arms": {"grid": [1, 2, 4]}, "model.n_categories": {"grid": [8, 10]}}, 1, 6),
+        ({"model.n_arms": {"grid": [1, 2, 4]}, "objective.lam": {"uniform": [0, 1]}}, 2, 6),
+    ],
+)
+def test_trials_are_draws_times_grid_points(space, trials, n):
+    assert spec_of(space, {"trials": trials}).n_trials() == n
+
+
+# The space against the data
+
+
+def test_accuracy_decides_where_there_are_labels_and_agreement_where_there_are_none():
+    source = read_source("digits")
+    space = {"model.n_arms": {"choice": [2, 3]}}
+    assert check_search(spec_of(space), source) == "acc"
+    from dataclasses import replace
+
+    unlabelled = replace(source, labels_n=None)
+    assert check_search(spec_of(space), unlabelled) == "agreement"
+    with pytest.raises(InputError, match=r"--metric ari needs known types.*--metric agreement"):
+        check_search(spec_of(space, {"metric": "ari"}), unlabelled)
+    with pytest.raises(InputError, match=r"--metric agreement compares arms.*take 1 out"):
+        check_search(spec_of(SPACE), unlabelled)
+
+
+def test_more_categories_than_cells_are_noticed_before_the_start():
+    spec = spec_of({"model.n_categories": {"choice": [10, 2000]}})
+    with pytest.raises(InputError, match=r"digits has 1797 cells, fewer than the 2000 categories"):
+        check_search(spec, read_source("digits"))
+
+
+# Files and the command line
+
+
+@pytest.mark.parametrize("path", sorted(TUNE_CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_searches_vary_arms_coupling_and_categories(path):
+    assert {"model.n_arms", "objective.lam", "model.n_categories"} <= set(load_search(path).space)
+
+
+def test_what_is_searched_with_nothing_given_is_the_shipped_file():
+    assert load_search(TUNE_CONFIGS / "digits.yaml") == default_search()
+    assert parse_tune([])[1] == default_search()
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    spec = spec_of({"model.hidden": {"choice": [[8], [8, 8]]}, "objective.lam": {"loguniform": [0.1, 1]}}, {"seeds": 3})
+    save_search(spec, tmp_path / "search.yaml")
+    assert load_search(tmp_path / "search.yaml") == spec
+
+
+def test_a_file_of_a_run_names_nothing_to_search(tmp_path):
+    path = file_of(tmp_path, {"model": {"n_arms": 3}})
+    assert load_config(path).model.n_arms == 3
+    with pytest.raises(InputError, match="no section space"):
+        load_search(path)
+
+
+def test_the_options_of_tune_are_those_of_train_and_of_the_search(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        parse_tune(["--help"])
+    assert caught.value.code == 0
+    found = re.findall(r"^\W*(?:-h, )?(--[a-z][a-z-]*)", capsys.readouterr().out, flags=re.MULTILINE)
+    sections = [part for _, part in Config() if not isinstance(part, int)]
+    run = {f"--{name.replace('_', '-')}" for part in sections for name in type(part).model_fields}
+    assert set(found) == {"--help", "--out", "--resume", "--seed", *SEARCH_OPTIONS.split(), *run}
+    assert len(found) == len(set(found))
+    assert {f"--{name.replace('_', '-')}" for name in Search.model_fields} == set(SEARCH_OPTIONS.split())
+
+
+def test_the_line_goes_before_the_file(tmp_path):
+    path = file_of(tmp_path, {"space": SPACE, "search": {"trials": 3}, "run": {"model": {"state_dim": 5}}})
+    _, spec = parse_tune([str(path), "--trials", "7", "--max-steps", "30"])
+    assert (spec.search.trials, spec.run.training.max_steps, spec.run.model.state_dim) == (7, 30, 5)
+    assert set(spec.space) == set(SPACE)
+
+
+def test_a_setting_that_is_searched_cannot_be_fixed_on_the_line(tmp_path):
+    path = file_of(tmp_path, {"space": SPACE})
+    with pytest.raises(InputError, match=r"--n-arms is searched; take model\.n_arms out"):
+        parse_tune([str(path), "--n-arms", "3"])
+
+
+def test_a_resumed_search_has_its_own_settings(tmp_path):
+    spec = spec_of(SPACE, {"trials": 3})
+    save_search(spec, tmp_path / "search.yaml")
+    assert parse_tune(["--resume", "--out", str(tmp_path)])[1] == spec
+    with pytest.raises(InputError, match="the settings that it began with"):
+        parse_tune(["--resume", "--out", str(tmp_path), "--trials", "9"])
+    with pytest.raises(InputError, match="the settings that it began with"):
+        parse_tune(["--resume", "--out", str(tmp_path), "--batch-size", "9"])
+    moved = parse_tune(["--resume", "--out", str(tmp_path), "--threads", "2"])[1]
+    assert moved.run.placement.threads == 2
+    with pytest.raises(InputError, match="--resume needs --out"):
+        parse_tune(["--resume"])
+    with pytest.raises(InputError, match="Cannot read"):
+        parse_tune(["--resume", "--out", str(tmp_path / "none")])
+
+
+# The folder
+
+
+def test_trials_get_names_that_none_has(tmp_path):
+    folder = SearchFolder(tmp_path)
+    assert [folder.next_trial() for _ in range(3)] == ["0000", "0001", "0002"]
+    assert SearchFolder(tmp_path).next_trial() == "0003"
+
+
+def test_a_search_or_a_run_is_not_overwritten(tmp_path):
+    folder = SearchFolder(tmp_path / "new")
+    folder.require_room(resume=False)
+    folder.next_trial()
+    with pytest.raises(InputError, match="already holds"):
+        folder.require_room(resume=False)
+    folder.require_room(resume=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("seed: 1\n")
+    with pytest.raises(InputError, match="already holds"):
+        SearchFolder(tmp_path / "run").require_room(resume=False)
+
+
+def test_the_ledger_is_whole_after_every_change(tmp_path):
+    from cplmix_ray.engine.tune.listener import TrialState
+    from cplmix_ray.search.ledger import Ledger, best_of
+
+    shown = []
+    ledger = Ledger(SearchFolder(tmp_path), ["model.n_arms"], lambda trials: shown.append(len(trials)))
+    done = TrialState("0001", "done", {"model.n_arms": 2}, {"score": 0.5, "step": 30, "acc": 0.5})
+    stopped = TrialState("0000", "stopped", {"model.n_arms": 3}, {"score": 0.9, "step": 10})
+    failed = TrialState("0002", "failed", {"model.n_arms": 1}, {}, "no, because: of commas, and\nlines")
+    ledger([done, stopped])
+    ledger([done, stopped, failed])
+    with open(tmp_path / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["trial"] for row in rows] == ["0000", "0001", "0002"]
+    assert [row["status"] for row in rows] == ["stopped", "done", "failed"]
+    assert rows[1]["model.n_arms"] == "2"
+    assert rows[1]["acc"] == "0.5"
+    assert rows[2]["error"].startswith("no, because: of commas")
+    assert shown == [2, 3]
+    assert best_of([done, stopped, failed], "max") is done, "a trial that was stopped early has no model to export"
+    better = TrialState("0003", "done", {}, {"score": 0.4})
+    assert best_of([done, better], "max") is done
+    assert best_of([done, better], "min") is better
+    assert best_of([stopped, failed], "max") is None

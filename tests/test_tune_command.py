@@ -1,0 +1,154 @@
+"""The command as people run it: from nothing to a result, interrupted, killed, and taken up again."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+SEARCH = {
+    "run": {
+        "input": {"data": "digits"},
+        "model": {"hidden": [16], "n_arms": 1},
+        "training": {"max_steps": 600, "batch_size": 64, "evaluate_every": 100, "checkpoint_every": 100},
+    },
+    "space": {"objective.lam": {"loguniform": [0.1, 10]}, "model.n_categories": {"choice": [8, 10]}},
+    "search": {"trials": 6, "max_concurrent": 1},
+}
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "cplmix_ray.tune", *words]
+
+
+def tune(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=900, check=False)
+
+
+def rows_of(out: Path) -> list[dict]:
+    path = out / "results.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def n_done(out: Path) -> int:
+    return sum(row["status"] == "done" for row in rows_of(out))
+
+
+def starts_of(out: Path, trial: str) -> int:
+    """How often a trial's run was begun: each start opens a file of scalars."""
+    return len(list((out / "tensorboard" / trial / "seed-0").glob("events.*")))
+
+
+def descendants(pid: int) -> set[int]:
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(stat.parent.name)] = int(fields[1])
+    found, new = set(), {pid}
+    while new:
+        new = {child for child, parent in parents.items() if parent in new} - found
+        found |= new
+    return found
+
+
+def stop_half_way(out: Path, how: signal.Signals) -> tuple[subprocess.Popen, str, set[int]]:
+    """Start a search, and end its driver once two trials are done and the third is under way."""
+    spec = out.parent / "spec.yaml"
+    spec.write_text(yaml.safe_dump(SEARCH))
+    process = subprocess.Popen(
+        command(str(spec), "--out", str(out)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    until = time.monotonic() + 600
+    while time.monotonic() < until and process.poll() is None:
+        third = [row for row in rows_of(out) if row["status"] == "running" and row["step"]]
+        if n_done(out) >= 2 and third:
+            break
+        time.sleep(0.2)
+    assert n_done(out) >= 2, "the search did not get half way"
+    children = descendants(process.pid)
+    os.kill(process.pid, how)
+    said, _ = process.communicate(timeout=120)
+    return process, said, children
+
+
+def assert_gone(pids: set[int]) -> None:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        alive = {pid for pid in pids if Path(f"/proc/{pid}").exists() and not _zombie(pid)}
+        if not alive:
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"left over: {[Path(f'/proc/{pid}/cmdline').read_bytes()[:80] for pid in alive]}")
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_an_interrupted_search_goes_on_and_runs_no_trial_twice(tmp_path, how):
+    out = tmp_path / "out"
+    process, said, children = stop_half_way(out, how)
+    assert process.returncode != 0
+    if how == signal.SIGINT:
+        assert f"--resume --out {out} goes on with it" in said
+        assert "Traceback" not in said
+    assert_gone(children)
+    done = [row["trial"] for row in rows_of(out) if row["status"] == "done"]
+    models = {p: p.stat().st_mtime_ns for name in done for p in (out / "trials" / name).rglob("*") if p.is_file()}
+    assert 2 <= len(done) < 6
+
+    resumed = tune("--resume", "--out", str(out))
+    assert resumed.returncode == 0, resumed.stderr
+    rows = rows_of(out)
+    assert len(rows) == 6
+    assert all(row["status"] == "done" for row in rows)
+    assert {path: path.stat().st_mtime_ns for path in models} == models, "a finished trial was run again"
+    assert [starts_of(out, name) for name in done] == [1] * len(done)
+    assert "Results are in" in resumed.stdout.splitlines()[-1]
+    assert (out / "best" / "result.h5ad").exists()
+
+    whole = tune(str(tmp_path / "spec.yaml"), "--out", str(tmp_path / "whole"))
+    assert whole.returncode == 0
+    scores = {(row["objective.lam"], row["model.n_categories"]): row["score"] for row in rows_of(tmp_path / "whole")}
+    assert scores == {(row["objective.lam"], row["model.n_categories"]): row["score"] for row in rows}
+
+
+def test_a_wrong_search_is_one_sentence_and_leaves_nothing(tmp_path):
+    (tmp_path / "bad.yaml").write_text("space: {model.n_armz: {choice: [1]}}\n")
+    ended = tune(str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "out"))
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "error: space.model.n_armz: there is no such setting; names are like model.n_arms or objective.lam.\n"
+    )
+    assert not (tmp_path / "out").exists()
+    ended = tune("--data", str(tmp_path / "none.h5ad"), "--out", str(tmp_path / "out"))
+    assert ended.returncode == 2
+    assert "There is no file" in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_workers_than_devices_are_refused_before_the_start(tmp_path):
+    (tmp_path / "many.yaml").write_text(
+        "run: {placement: {arms_per_worker: 1, device: cpu}}\nspace: {model.n_arms: {choice: [2, 5000]}}\n"
+    )
+    ended = tune(str(tmp_path / "many.yaml"), "--out", str(tmp_path / "out"))
+    assert ended.returncode == 2
+    assert "5000 arms with 1 a worker need 5000 CPU cores" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "out" / "search.yaml").exists()
