@@ -133,7 +133,7 @@ def test_a_term_that_is_not_finite_is_named_with_arm_and_step(ray_cluster, data)
 
 def test_a_failed_worker_ends_the_run_and_gives_its_devices_back(ray_cluster, data):
     config = config_of(2)
-    before = ray_cluster.available_resources()["CPU"]
+    before = ray_cluster.cluster_resources()["CPU"]  # what an earlier test held may be on its way back still
     broken = Start(0, {0: {}, 1: {}})  # snapshots without their tensors
     with pytest.raises(TrainingError, match=r"worker of arm .* failed"):
         run(config, data, (0,), (1,), start=broken)

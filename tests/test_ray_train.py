@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 import test_engines
 import test_restarts
@@ -92,6 +93,20 @@ def test_without_failures_allowed_the_run_ends_with_a_sentence(ray_cluster, data
     with pytest.raises(TrainingError, match=r"worker of arm .* is lost \(.*--max-failures 0 .*--resume") as caught:
         run(long_config(max_failures=0), data, kill_at=80)
     assert "\n" not in str(caught.value)
+    await_free(ray_cluster, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_workers_meet_where_those_of_other_machines_could(ray_cluster, data):
+    events = train_on_ray_train(LAYOUT, long_config(max_steps=100_000), data.training, Start())
+    next(events)
+    here = ray_cluster.util.get_node_ip_address()
+    one, other = (psutil.Process(pid).net_connections() for pid in workers_of(os.getpid(), "ray::RayTrainWorker"))
+    ends = {c.laddr for c in other}
+    between = [c for c in one if c.raddr and c.raddr in ends]
+    events.close()
+    assert between and all(c.laddr.ip.removeprefix("::ffff:") == here for c in between)
     await_free(ray_cluster, 3)
 
 

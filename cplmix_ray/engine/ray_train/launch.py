@@ -61,8 +61,9 @@ def _trainer(plan: Plan, config: Config, stored: StoredSet, start: list, storage
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience(placement))
     from ray import train  # whose names are those of its version 2 at run time only, which the types do not know
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
+    from cplmix_ray.engine.ray_train.torch_group import SharedNetworkConfig
     from cplmix_ray.engine.ray_train.watchman import Watchman
     from cplmix_ray.engine.ray_train.worker import Job, work
 
@@ -70,7 +71,7 @@ def _trainer(plan: Plan, config: Config, stored: StoredSet, start: list, storage
     return TorchTrainer(
         work,
         train_loop_config={"job": Job(plan, config, stored, start, mailbox)},
-        torch_config=TorchConfig(
+        torch_config=SharedNetworkConfig(
             backend="nccl" if plan.gpu else "gloo", timeout_s=max(1, round(placement.collective_timeout))
         ),
         scaling_config=train.ScalingConfig(
