@@ -150,6 +150,7 @@ def test_trials_hold_a_core_an_arm_and_give_everything_back(finished, ray_cluste
     assert wait_for_everything(ray_cluster)
 
 
+@pytest.mark.slow
 def test_a_trial_that_the_scheduler_stops_returns_everything(ray_cluster, source, tmp_path):
     """Three numbers of arms on three cores, most trials stopped early: nothing waits for ever, nothing stays held."""
     space = {"model.n_arms": {"grid": [1, 2, 3]}, "training.lr": {"grid": [1e-2, 1e-7]}}
@@ -195,6 +196,7 @@ def test_a_failed_trial_says_why_and_does_not_end_the_search(ray_cluster, source
     assert wait_for_everything(ray_cluster)
 
 
+@pytest.mark.slow
 def test_settings_that_do_not_fit_the_data_fail_their_trial_alone(ray_cluster, source, tmp_path):
     spec = spec_of({"model.likelihood": {"grid": ["bernoulli", "nb"]}})
     findings, _ = run_search(spec, source, tmp_path / "out")
@@ -202,6 +204,7 @@ def test_settings_that_do_not_fit_the_data_fail_their_trial_alone(ray_cluster, s
     assert any("images take bernoulli or gaussian" in trial.error for trial in findings.trials)
 
 
+@pytest.mark.slow
 def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster, source, tmp_path):
     """The process of a trial is killed once; it starts again from the newest checkpoint and ends as it would have."""
     spec = spec_of({"model.n_arms": {"choice": [1]}})
@@ -229,6 +232,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster, source, tmp_pat
     assert all(torch.equal(one.arms[0][name], two.arms[0][name]) for name in one.arms[0])
 
 
+@pytest.mark.slow
 def test_population_based_training_passes_weights_on(ray_cluster, source, tmp_path):
     """A trial that cannot learn by itself goes on from the weights of one that has."""
     spec = spec_of({"training.lr": {"grid": [2e-2, 1e-9]}}, scheduler="pbt", perturb_every=20)
@@ -249,6 +253,7 @@ def test_population_based_training_passes_weights_on(ray_cluster, source, tmp_pa
     assert wait_for_everything(ray_cluster)
 
 
+@pytest.mark.slow
 def test_optuna_draws_the_trials(ray_cluster, source, tmp_path):
     pytest.importorskip("optuna")
     spec = spec_of(

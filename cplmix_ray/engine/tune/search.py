@@ -156,6 +156,6 @@ def _scheduler(job: SearchJob) -> TrialScheduler:
             perturbation_interval=search.perturb_every or max(1, n_steps // 5),
             hyperparam_mutations={name: d.values or _drawn(d) for name, d in job.space.items()},
             custom_explore_fn=functools.partial(_within, job.space),
-            synch=True,  # else a trial may be sent back to the fewer steps of the one that it goes on from, over and over
+            synch=True,  # else a trial that goes on from one with fewer steps may be sent back over and over
         )
     return FIFOScheduler()
