@@ -524,11 +524,12 @@ def test_a_test_set_is_held_out_and_the_rest_trains(tmp_path):
         x_test=images(8, 1),
         y_test=np.full(8, 7),
     )
-    data = build_dataset(read_source(path, labels_key="label"), settings())
+    source = read_source(path, labels_key="label")
+    data = build_dataset(source, settings())
     assert data.training.train_idx.tolist() == list(range(20))
     assert data.training.val_idx.tolist() == list(range(20, 28))
     assert data.labels_n[20:].tolist() == ["7"] * 8
-    np.testing.assert_array_equal(data.source.values_ng[20:], images(8, 1).reshape(8, 25))
+    np.testing.assert_array_equal(source.values_ng[20:], images(8, 1).reshape(8, 25))
 
 
 def test_a_test_set_alone_is_no_test_set(tmp_path):

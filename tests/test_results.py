@@ -171,7 +171,7 @@ def test_the_saved_configuration_is_the_one_asked_for(run):
 def test_metrics_are_flat_and_go_by_their_names(run):
     metrics = run.metrics
     assert all(isinstance(value, int | float | str) for value in metrics.values())
-    scores = LABEL_SCORES | {"consensus", "amp", "kl_qc_pc", "populated"}
+    scores = LABEL_SCORES | {"consensus", "agreement", "amp", "kl_qc_pc", "populated"}
     assert scores | {"reconstruction", "steps", "seconds"} <= set(metrics)
     assert {name for name in metrics if name.startswith("val_")} == {f"val_{name}" for name in scores}
     assert (metrics["steps"], metrics["n_cells"], metrics["n_arms"]) == (STEPS, CELLS, ARMS)
@@ -318,7 +318,7 @@ def test_key_added_renames_everything(run, tmp_path):
 def test_evaluate_prints_and_writes_the_scores_of_training(run, tmp_path):
     said = command(evaluate, "--run", run.out, "--out", tmp_path / "scores.json")
     written, metrics = read_json(tmp_path / "scores.json"), run.metrics
-    names = sorted(LABEL_SCORES | {"consensus", "amp", "kl_qc_pc", "populated", "reconstruction"})
+    names = sorted(LABEL_SCORES | {"consensus", "agreement", "amp", "kl_qc_pc", "populated", "reconstruction"})
     assert [written[name] for name in names] == pytest.approx([metrics[name] for name in names], rel=1e-5)
     assert (written["steps"], written["n_cells"]) == (STEPS, CELLS)
     (line,) = re.findall(r"^Consensus: (.*)$", said, flags=re.MULTILINE)
@@ -387,6 +387,7 @@ def test_tensorboard_has_every_term_and_every_score(scalars):
         "schedule/lam",
         "schedule/lr",
         "consensus/consensus",
+        "consensus/agreement",
         *(f"consensus/{name}" for name in scores),
         *(f"arm{arm}/{name}" for arm in range(ARMS) for name in terms | scores | {"val_reconstruction"}),
     }

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from cplmix_ray.scores import hungarian_accuracy, label_scores, posterior_scores, score
-from cplmix_ray.scores.posterior import consensus_of_arms, kl_from_uniform
+from cplmix_ray.scores.posterior import agreement_of_arms, consensus_of_arms, kl_from_uniform
 
 
 def words(text: str) -> np.ndarray:
@@ -184,7 +184,7 @@ def test_the_consensus_and_every_arm_have_their_own_scores():
     labels = words("a a b b")
     arms = np.stack([posterior_of([0, 0, 1, 1]), posterior_of([0, 0, 0, 1]), posterior_of([2, 2, 2, 2])])
     common, each = score(arms, np.exp(posterior_of([0, 0, 1, 2])), labels)
-    assert set(common) == {"acc", "ari", "nmi", "amp", "kl_qc_pc", "populated", "consensus"}
+    assert set(common) == {"acc", "ari", "nmi", "amp", "kl_qc_pc", "populated", "consensus", "agreement"}
     assert common["acc"] == pytest.approx(3 / 4)
     assert common["consensus"] == pytest.approx((3 + 0 + 0) / 12)
     assert [scores["acc"] for scores in each] == pytest.approx([1.0, 3 / 4, 1 / 2])
@@ -197,10 +197,28 @@ def test_the_consensus_and_every_arm_have_their_own_scores():
 def test_without_labels_the_other_scores_remain(labels):
     arms = np.stack([posterior_of([0, 0, 1, 1])] * 2)
     common, each = score(arms, np.exp(arms[0]), labels)
-    assert set(common) == {"amp", "kl_qc_pc", "populated", "consensus"}
+    assert set(common) == {"amp", "kl_qc_pc", "populated", "consensus", "agreement"}
     assert all(set(scores) == {"amp", "kl_qc_pc", "populated"} for scores in each)
 
 
 @pytest.mark.parametrize("labels", [None, np.array([], dtype=str)], ids=["no labels", "labels of no cells"])
 def test_an_empty_validation_set_has_no_scores(labels):
     assert score(np.zeros((2, 0, 3)), np.zeros((0, 3)), labels) == ({}, [])
+
+
+# Agreement
+
+
+def test_arms_that_agree_under_other_names_do_agree_and_a_single_category_is_no_agreement():
+    assert agreement_of_arms(np.array([[0, 0, 1, 1], [1, 1, 0, 0]])) == 1.0
+    assert agreement_of_arms(np.array([[0, 0, 0, 0], [0, 0, 0, 0]])) == 0.0
+    assert agreement_of_arms(np.array([[0, 1, 1, 0]])) is None
+    three = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1]])
+    pairs = [adjusted_rand_score(three[a], three[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert agreement_of_arms(three) == pytest.approx(np.mean(pairs))
+
+
+def test_agreement_by_chance_is_none():
+    rng = np.random.default_rng(0)
+    assert abs(agreement_of_arms(rng.integers(0, 2, (2, 20_000)))) < 0.01
+    assert consensus_of_arms(rng.integers(0, 2, (2, 20_000))) == pytest.approx(0.5, abs=0.02)
