@@ -17,6 +17,7 @@ from cplmix_ray.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
     from cplmix_ray.engine.plan import Devices, Plan
+    from cplmix_ray.search.conduct import Findings
 
 
 @dataclass(frozen=True)
@@ -101,20 +102,33 @@ def tune(args: list[str]) -> None:
     finally:
         for each in board:
             each.stop()
-    open_trials = [t for t in findings.trials if t.status not in ("done", "stopped", "failed")]
-    failed = sum(t.status == "failed" for t in findings.trials)
-    said = f"{len(findings.trials) - len(open_trials)} trials ended in {time.monotonic() - begun:.0f} s"
-    print(f"{said}{f', {failed} of them failed (see error in results.csv)' if failed else ''}.")
-    if open_trials or len(findings.trials) < spec.n_trials():
-        print(f"The search is not finished; --resume --out {folder.path} goes on with it.")
+    _tell(findings, spec, folder.path, time.monotonic() - begun)
+
+
+def _tell(findings: "Findings", spec: SearchConfig, out: Path, seconds: float) -> None:
+    """What came out, in words.
+
+    Raises:
+        TrainingError: the search was interrupted, or no trial ran to its end.
+    """
+    ended = [trial for trial in findings.trials if trial.status in ("done", "stopped", "failed")]
+    failed = sum(trial.status == "failed" for trial in ended)
+    why = f", {failed} of them failed (see error in results.csv)" if failed else ""
+    print(f"{len(ended)} trials ended in {seconds:.0f} s{why}.")
+    if findings.best is not None:
+        point = ", ".join(f"{name} = {_short(value)}" for name, value in findings.best.point.items())
+        seeds = f"{spec.search.seeds} seed{'s' if spec.search.seeds > 1 else ''}"
+        print(
+            f"Best: trial {findings.best.name} with {point}: {findings.metric} {score_words(findings.best.report)} "
+            f"over {seeds}. Results are in {out}: results.csv, figure.png, tensorboard/, best/ (its run with seed "
+            f"{findings.seed}: model and result.h5ad)."
+        )
+    if len(ended) < spec.n_trials():
+        if spec.search.max_hours is None or seconds < 3600 * spec.search.max_hours:
+            raise TrainingError(f"The search was interrupted; --resume --out {out} goes on with it.")
+        print(f"The {spec.search.max_hours:g} hours are over; --resume --out {out} goes on for as long again.")
     if findings.best is None:
-        raise TrainingError(f"No trial ran to its end; what they came to is in {folder.results}.")
-    point = ", ".join(f"{name} = {_short(value)}" for name, value in findings.best.point.items())
-    print(
-        f"Best: trial {findings.best.name} with {point}: {findings.metric} {score_words(findings.best.report)} over "
-        f"{spec.search.seeds} seed{'s' if spec.search.seeds > 1 else ''}. Results are in {folder.path}: results.csv, "
-        f"figure.png, tensorboard/, best/ (its run with seed {findings.seed}: model and result.h5ad)."
-    )
+        raise TrainingError(f"No trial ran to its end; what they came to is in {out / 'results.csv'}.")
 
 
 def _sharing(plans: Sequence["Plan"], devices: "Devices") -> str:

@@ -122,8 +122,8 @@ def default_search() -> SearchConfig:
             "space": {
                 "model.n_arms": {"grid": [1, 2]},
                 "objective.lam": {"loguniform": [0.1, 10]},
-                "model.n_categories": {"choice": [8, 10, 12]},
+                "model.n_categories": {"grid": [8, 10, 12]},
             },
-            "search": {"trials": 4},
+            "search": {"trials": 2},
         }
     )

@@ -14,7 +14,8 @@ class TrialState:
     """A trial as it stands.
 
     Attributes:
-        status: waiting, running, paused, stopped (early, by the scheduler), done or failed.
+        status: waiting, running, paused, stopped (early, by the scheduler), unfinished (as the search was
+            interrupted), done or failed.
         report: the newest report, empty before the first.
         error: why it failed, in one line.
     """
@@ -37,7 +38,8 @@ def state_of(trial: TuneTrial) -> TrialState:
     report = dict(trial.last_result or {})
     status = _STATUS.get(trial.status, trial.status.lower())
     if status == "done" and not report.get("complete"):
-        status = "stopped"
+        # Ray Tune marks the report at which a scheduler ends a trial, and not those of trials under way when all ends.
+        status = "stopped" if report.get("done") else "unfinished"
     error = _last_line(trial.get_error()) if status == "failed" else ""
     return TrialState(str(trial), status, dict(trial.config), report, error)
 

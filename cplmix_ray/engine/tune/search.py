@@ -1,9 +1,12 @@
 """A whole search on Ray Tune, or the rest of one."""
 
+import contextlib
 import functools
 import logging
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +77,26 @@ def run_search(job: SearchJob, shelf: Shelf, listener: Listener, resume: bool) -
             )
         else:
             tuner = Tuner(trainable, param_space=space, tune_config=_tune_config(job), run_config=_run_config(job))
-        grid = tuner.fit()
+        with _time_limit(job.search.max_hours):
+            grid = tuner.fit()
         return [state_of(trial) for trial in grid._experiment_analysis.trials]
     finally:
         listen(None)
+
+
+@contextlib.contextmanager
+def _time_limit(hours: float | None) -> Iterator[None]:
+    """Interrupt the search after some hours so that it can be resumed; Ray Tune's own limit ends its trials."""
+    if hours is None:
+        yield
+        return
+    timer = threading.Timer(hours * 3600, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _drawn(dimension: Dimension) -> Any:
@@ -107,7 +126,6 @@ def _tune_config(job: SearchJob) -> TuneConfig:
         search_alg=_searcher(job),
         scheduler=_scheduler(job),
         max_concurrent_trials=search.max_concurrent,
-        time_budget_s=None if search.max_hours is None else search.max_hours * 3600,
         reuse_actors=True,
         trial_name_creator=lambda _: job.name_trial(),
         trial_dirname_creator=str,
