@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from cplmix_ray.config import Config
+from cplmix_ray.config import Config, Placement
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.dataset import build_dataset, read_source
 from cplmix_ray.engine.actors import train_on_actors
 from cplmix_ray.engine.local import train_packed
 from cplmix_ray.engine.plan import Devices, Plan, make_plan
+from cplmix_ray.engine.session import cluster_devices
 from cplmix_ray.errors import InputError, NonFiniteError, TrainingError
 from cplmix_ray.run.model import TrainedModel
 from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
@@ -176,6 +177,15 @@ def test_auto_spreads_arms_over_devices(settings, n_arms, devices, engine, worke
     assert (plan.engine, list(plan.workers)) == (engine, workers)
     assert plan.gpu == (devices[0] > 0 and settings.get("device") != "cpu")
     assert f"Engine {engine}" in plan.reason
+
+
+def test_a_cluster_has_what_it_has_or_what_it_grows_to(ray_cluster):
+    assert cluster_devices(Placement()).cpus == 3
+    assert cluster_devices(Placement(device="cpu", cluster_grows_to=8)).cpus == 8
+    assert cluster_devices(Placement(device="cpu", cluster_grows_to=2)).cpus == 3
+    assert cluster_devices(Placement(device="cuda", cluster_grows_to=8)).gpus == 8
+    with pytest.raises(InputError, match=r"the Ray cluster has 3 CPU cores.*--cluster-grows-to"):
+        make_plan(Placement(engine="ray", arms_per_worker=1), 4, cluster_devices(Placement()))
 
 
 def test_a_shortfall_names_what_is_there_and_the_remedy():

@@ -174,6 +174,12 @@ def test_accuracy_decides_where_there_are_labels_and_agreement_where_there_are_n
         check_search(spec_of(SPACE), unlabelled)
 
 
+def test_ray_train_is_not_nested_in_a_search():
+    spec = spec_of(SPACE, run={"placement": {"engine": "ray_train"}})
+    with pytest.raises(InputError, match="ray_train is for single runs"):
+        check_search(spec, read_source("digits"))
+
+
 def test_more_categories_than_cells_are_noticed_before_the_start():
     spec = spec_of({"model.n_categories": {"choice": [10, 2000]}})
     with pytest.raises(InputError, match=r"digits has 1797 cells, fewer than the 2000 categories"):

@@ -140,7 +140,7 @@ def _sharing(plans: Sequence["Plan"], devices: "Devices") -> str:
         f"({count // len(plan.workers)} at a time)"
         for plan in plans
     ]
-    there = f"{devices.where.capitalize()} has {count} {unit}{'s' if count != 1 else ''}"
+    there = f"{devices.where[0].upper()}{devices.where[1:]} has {count} {unit}{'s' if count != 1 else ''}"
     return f"{there}; a trial takes {', '.join(clauses)}."
 
 

@@ -28,11 +28,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Devices:
-    """What there is to run on: whole GPUs and CPU cores, and where they were counted."""
+    """What there is to run on.
+
+    Attributes:
+        gpus, cpus: whole GPUs and CPU cores.
+        where: where they were counted.
+        remedy: what else may be done where they are too few, to end a sentence with.
+    """
 
     gpus: int
     cpus: int
     where: str
+    remedy: str = ""
 
 
 def local_devices() -> Devices:
@@ -65,7 +72,7 @@ def make_plan(placement: Placement, n_arms: int, devices: Devices) -> Plan:
     if len(workers) > count:
         raise ShortfallError(
             f"{n_arms} arms with {per_worker} a worker need {len(workers)} {unit}s, but {has}; "
-            f"raise --arms-per-worker to {-(-n_arms // max(1, count))} or use --engine local."
+            f"raise --arms-per-worker to {-(-n_arms // max(1, count))} or use --engine local{devices.remedy}."
         )
     asked = f"{has}, one for each worker" if placement.engine == "auto" else f"as --engine {placement.engine} asks"
     spread = ", ".join("+".join(str(arm) for arm in arms) for arms in workers)

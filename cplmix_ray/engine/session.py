@@ -67,7 +67,7 @@ def cluster_devices(placement: Placement) -> Devices:
     cpus = sum(int(resources.get("CPU", 0)) for resources in alive)
     gpus = sum(int(min(resources.get("GPU", 0), resources.get("CPU", 0))) for resources in alive)
     if placement.cluster_grows_to is None:
-        return Devices(gpus, cpus, "the Ray cluster")
+        return Devices(gpus, cpus, "the Ray cluster", ", or say with --cluster-grows-to how far it grows on demand")
     if placement.device == "cpu":
         return Devices(gpus, max(cpus, placement.cluster_grows_to), "the Ray cluster at its largest")
     return Devices(max(gpus, placement.cluster_grows_to), cpus, "the Ray cluster at its largest")
