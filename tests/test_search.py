@@ -236,7 +236,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster, source, tmp_pat
 def test_population_based_training_passes_weights_on(ray_cluster, source, tmp_path):
     """A trial that cannot learn by itself goes on from the weights of one that has."""
     spec = spec_of({"training.lr": {"grid": [2e-2, 1e-9]}}, scheduler="pbt", perturb_every=20)
-    training = spec.run.training.model_copy(update={"max_steps": 40, "evaluate_every": 20, "checkpoint_every": 20})
+    training = spec.run.training.model_copy(update={"max_steps": 40})
     spec = spec.model_copy(update={"run": spec.run.model_copy(update={"training": training})})
     reached = {}
 

@@ -180,6 +180,12 @@ def test_ray_train_is_not_nested_in_a_search():
         check_search(spec, read_source("digits"))
 
 
+def test_schedulers_need_cells_to_compare_trials_on():
+    spec = spec_of({"objective.lam": {"uniform": [0, 1]}}, {"scheduler": "asha"}, {"input": {"val_fraction": 0}})
+    with pytest.raises(InputError, match="--scheduler asha compares trials on validation cells"):
+        check_search(spec, read_source("digits"))
+
+
 def test_more_categories_than_cells_are_noticed_before_the_start():
     spec = spec_of({"model.n_categories": {"choice": [10, 2000]}})
     with pytest.raises(InputError, match=r"digits has 1797 cells, fewer than the 2000 categories"):
@@ -277,7 +283,7 @@ def test_a_search_or_a_run_is_not_overwritten(tmp_path):
 
 
 def test_the_ledger_is_whole_after_every_change(tmp_path):
-    from cplmix_ray.engine.tune.listener import TrialState
+    from cplmix_ray.engine.tune.state import TrialState
     from cplmix_ray.search.ledger import Ledger, best_of
 
     shown = []

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -10,7 +10,8 @@ from rich.table import Table
 
 from cplmix_ray.cli.progress import duration
 
-_ENDED = ("done", "stopped", "failed")
+if TYPE_CHECKING:
+    from cplmix_ray.engine.tune.state import TrialState
 
 
 class Board:
@@ -33,22 +34,22 @@ class Board:
         if self.live is not None:
             self.live.start()
 
-    def show(self, trials: Sequence[Any]) -> None:
-        """Show trials as they stand (``TrialState``); the first call tells what an earlier process had done."""
-        done = sum(self.steps if t.status in _ENDED else min(self.steps, t.report.get("step", 0)) for t in trials)
+    def show(self, trials: Sequence["TrialState"]) -> None:
+        """Show trials as they stand; the first call tells what an earlier process had done."""
+        done = sum(self.steps if t.ended else min(self.steps, t.report.get("step", 0)) for t in trials)
         if self.before < 0:
             self.before = done
-        ended = sum(t.status in _ENDED for t in trials)
+        ended = sum(t.ended for t in trials)
         left = self._left(done)
         if self.live is not None:
             self.live.update(self._table(trials, f"{ended} of {self.n_trials} trials ended{left}"), refresh=True)
             return
         for trial in trials:
-            if trial.status in _ENDED and trial.name not in self.told:
+            if trial.ended and trial.name not in self.told:
                 self.told.add(trial.name)
                 print(f"[{len(self.told)}/{self.n_trials}] {self._words(trial)}{left}", flush=True)
 
-    def end(self, trials: Sequence[Any]) -> None:
+    def end(self, trials: Sequence["TrialState"]) -> None:
         """Leave the whole table on the screen, the best first."""
         if self.live is not None:
             self.live.stop()
@@ -68,14 +69,14 @@ class Board:
         pace = (time.monotonic() - self.begun) / (done - self.before)
         return f"; {duration(pace * max(0, self.n_trials * self.steps - done))} left"
 
-    def _words(self, trial: Any) -> str:
+    def _words(self, trial: "TrialState") -> str:
         point = ", ".join(f"{_bare(name)} {_value(trial.point.get(name))}" for name in self.names)
         if trial.status == "failed":
             return f"trial {trial.name} ({point}) failed: {trial.error}"
         how = "" if trial.status == "done" else f" {trial.status} at step {trial.report.get('step', 0)}"
         return f"trial {trial.name} ({point}){how}: {self.metric} {score_words(trial.report)}"
 
-    def _table(self, trials: Sequence[Any], caption: str) -> Table:
+    def _table(self, trials: Sequence["TrialState"], caption: str) -> Table:
         table = Table(caption=caption or None, box=None, pad_edge=False, header_style="bold")
         for heading in (
             "trial",
@@ -90,7 +91,7 @@ class Board:
             table.add_column(heading, justify="left" if heading == "status" else "right", overflow="fold")
         sign = -1.0 if self.mode == "max" else 1.0
 
-        def rank(trial: Any) -> tuple:
+        def rank(trial: "TrialState") -> tuple:
             score = trial.report.get("score")
             return (score is None, sign * (score or 0.0), trial.name)
 

@@ -111,7 +111,7 @@ def _tell(findings: "Findings", spec: SearchConfig, out: Path, seconds: float) -
     Raises:
         TrainingError: the search was interrupted, or no trial ran to its end.
     """
-    ended = [trial for trial in findings.trials if trial.status in ("done", "stopped", "failed")]
+    ended = [trial for trial in findings.trials if trial.ended]
     failed = sum(trial.status == "failed" for trial in ended)
     why = f", {failed} of them failed (see error in results.csv)" if failed else ""
     print(f"{len(ended)} trials ended in {seconds:.0f} s{why}.")

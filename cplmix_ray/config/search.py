@@ -79,6 +79,10 @@ class Search(Section):
     trial_failures: int = Field(1, ge=0, description="How often a trial whose process died starts again.")
     search_seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draws.")
 
+    def exchange_every(self, n_steps: int) -> int:
+        """pbt: steps between exchanges in a run of ``n_steps``."""
+        return self.perturb_every or max(1, n_steps // 5)
+
 
 class SearchConfig(Section):
     """A search as a YAML file: sections run, space and search.

@@ -11,9 +11,9 @@ from cplmix_ray.data.source import Source
 from cplmix_ray.data.split import split_cells
 from cplmix_ray.engine.plan import Devices, Plan, local_devices
 from cplmix_ray.engine.session import cluster_devices, joins_cluster, ray_session
-from cplmix_ray.engine.tune.listener import TrialState
 from cplmix_ray.engine.tune.search import SearchJob, run_search
 from cplmix_ray.engine.tune.shelf import Shelf
+from cplmix_ray.engine.tune.state import TrialState
 from cplmix_ray.errors import InputError
 from cplmix_ray.search.export import export_best
 from cplmix_ray.search.figure import draw_scores
@@ -101,7 +101,7 @@ def check_search(spec: SearchConfig, source: Source) -> str:
         InputError: something does not fit.
     """
     check_space(spec)
-    labelled = source.labels_n is not None
+    labelled = source.labels_n is not None and bool((source.labels_n != "").any())
     metric = spec.search.metric
     if metric == "auto":
         metric = "acc" if labelled else "agreement"
@@ -114,6 +114,11 @@ def check_search(spec: SearchConfig, source: Source) -> str:
         raise InputError(
             f"--metric {metric} compares arms, and a run with one arm has nothing to compare; take 1 out of "
             f"model.n_arms or use another --metric."
+        )
+    if spec.search.scheduler != "none" and spec.run.input.val_fraction == 0 and source.held_out_n is None:
+        raise InputError(
+            f"--scheduler {spec.search.scheduler} compares trials on validation cells, of which --val-fraction 0 "
+            f"leaves none."
         )
     most = max(every_value(spec, "model.n_categories"))
     if most > source.n_cells:

@@ -5,7 +5,7 @@ import shutil
 
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.data.source import Source
-from cplmix_ray.engine.tune.listener import TrialState
+from cplmix_ray.engine.tune.state import TrialState
 from cplmix_ray.run.annotate import write_result
 from cplmix_ray.run.conduct import Outcome
 from cplmix_ray.run.folder import RunFolder

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cplmix_ray.config.search import Dimension
-from cplmix_ray.engine.tune.listener import TrialState
+from cplmix_ray.engine.tune.state import TrialState
 from cplmix_ray.run.folder import write_whole
 
 _SYMBOLS = {"model.n_arms": "arms A", "objective.lam": "coupling $\\lambda$", "model.n_categories": "categories |c|"}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cplmix_ray.engine.tune.listener import TrialState
+from cplmix_ray.engine.tune.state import TrialState
 from cplmix_ray.search.trial import REPORTED
 
 

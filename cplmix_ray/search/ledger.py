@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cplmix_ray.engine.tune.listener import TrialState
+from cplmix_ray.engine.tune.state import TrialState
 from cplmix_ray.run.folder import write_whole
 from cplmix_ray.search.folder import SearchFolder
 from cplmix_ray.search.hparams import write_hparams
 from cplmix_ray.search.trial import REPORTED
 
-ENDED = ("done", "stopped", "failed")
 _FIGURES = ("score", "score_sd", "scores", "runs", "step", "seconds", *REPORTED)
 
 Row = dict[str, Any]
@@ -45,7 +44,7 @@ class Ledger:
 
     def __call__(self, trials: list[TrialState]) -> None:
         for state in trials:
-            if state.status in ENDED and self.told.get(state.name) != state.status:
+            if state.ended and self.told.get(state.name) != state.status:
                 write_hparams(self.folder.trial(state.name).tensorboard, state)
             self.told[state.name] = state.status
         self.write(trials)

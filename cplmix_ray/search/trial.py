@@ -70,11 +70,20 @@ class TrialWork:
         for seed in range(first, first + self.spec.search.seeds):
             run = SearchFolder(self.out).trial(trial.name).run(seed)
             if not run.metrics.exists():
-                yield from self._run(trial, config_at(self.spec.run, trial.point, seed), run, bool(finished))
+                yield from self._run(trial, self._config(trial, seed), run, bool(finished))
             finished.append(json.loads(run.metrics.read_text(encoding="utf-8")))
             complete = len(finished) == self.spec.search.seeds
             report = {"step": len(finished) * self.n_steps, **self._summary(finished)}
             yield {**report, "complete": complete, "done": complete}, None
+
+    def _config(self, trial: Trial, seed: int) -> Config:
+        config = config_at(self.spec.run, trial.point, seed)
+        if self.spec.search.scheduler != "pbt":
+            return config
+        # Weights change hands at these steps, so there they are scored and saved.
+        every = self.spec.search.exchange_every(self.n_steps)
+        training = config.training.model_copy(update={"evaluate_every": every, "checkpoint_every": every})
+        return config.model_copy(update={"training": training})
 
     def _run(self, trial: Trial, config: Config, run: RunFolder, later: bool) -> Iterator[tuple[Report, Path | None]]:
         """One run; while the first one goes on, its scores on the validation cells are reported."""
@@ -84,9 +93,14 @@ class TrialWork:
         dataset = data.dataset()
         checkpoint = self._checkpoint(trial, config, run, dataset) if run.holds_run() or trial.checkpoint else None
         for at in conducting(config, dataset, run, Quiet(), engine, checkpoint):
-            if at.step < self.n_steps and not later and at.scores and (at.saved is not None) == exchanges:
+            if (
+                at.step < self.n_steps
+                and not later
+                and self.metric in at.scores
+                and (at.saved is not None) == exchanges
+            ):
                 scores = {name: at.scores[name] for name in REPORTED if name in at.scores}
-                yield {"step": at.step, "score": at.scores.get(self.metric), **scores, "done": False}, at.saved
+                yield {"step": at.step, "score": at.scores[self.metric], **scores, "done": False}, at.saved
 
     def _checkpoint(self, trial: Trial, config: Config, run: RunFolder, dataset: Any) -> Checkpoint | None:
         if trial.checkpoint is not None:

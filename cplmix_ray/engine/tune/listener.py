@@ -1,36 +1,13 @@
-"""What the driver hears of the trials, without a word of Ray in it."""
+"""What the driver hears of the trials from Ray Tune."""
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
+from cplmix_ray.engine.tune.state import Listener, TrialState
+
 _STATUS = {"PENDING": "waiting", "RUNNING": "running", "PAUSED": "paused", "TERMINATED": "done", "ERROR": "failed"}
-
-
-@dataclass(frozen=True)
-class TrialState:
-    """A trial as it stands.
-
-    Attributes:
-        status: waiting, running, paused, stopped (early, by the scheduler), unfinished (as the search was
-            interrupted), done or failed.
-        report: the newest report, empty before the first.
-        error: why it failed, in one line.
-    """
-
-    name: str
-    status: str
-    point: dict[str, Any]
-    report: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-
-
-class Listener(Protocol):
-    """Told of all trials whenever something has changed."""
-
-    def __call__(self, trials: list[TrialState]) -> None: ...
 
 
 def state_of(trial: TuneTrial) -> TrialState:

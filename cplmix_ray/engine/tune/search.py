@@ -13,8 +13,9 @@ from typing import Any
 
 from cplmix_ray.config.search import Dimension, Search
 from cplmix_ray.engine.plan import Plan
-from cplmix_ray.engine.tune.listener import Hearing, Listener, TrialState, listen, state_of
+from cplmix_ray.engine.tune.listener import Hearing, listen, state_of
 from cplmix_ray.engine.tune.shelf import Shelf
+from cplmix_ray.engine.tune.state import Listener, TrialState
 from cplmix_ray.engine.tune.trial import Body, TrialActor, bundles_of
 from cplmix_ray.errors import InputError
 
@@ -171,7 +172,7 @@ def _scheduler(job: SearchJob) -> TrialScheduler:
     if search.scheduler == "pbt":
         return PopulationBasedTraining(
             time_attr="step",
-            perturbation_interval=search.perturb_every or max(1, n_steps // 5),
+            perturbation_interval=search.exchange_every(n_steps),
             hyperparam_mutations={name: d.values or _drawn(d) for name, d in job.space.items()},
             custom_explore_fn=functools.partial(_within, job.space),
             synch=True,  # else a trial that goes on from one with fewer steps may be sent back over and over
