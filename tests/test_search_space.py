@@ -244,6 +244,13 @@ def test_a_setting_that_is_searched_cannot_be_fixed_on_the_line(tmp_path):
         parse_tune([str(path), "--n-arms", "3"])
 
 
+def test_a_line_that_does_not_go_with_the_file_is_refused(tmp_path):
+    path = file_of(tmp_path, {"space": {"model.n_arms": {"grid": [1, 2]}}})
+    with pytest.raises(InputError, match="choice in place of grid") as caught:
+        parse_tune([str(path), "--searcher", "optuna"])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_resumed_search_has_its_own_settings(tmp_path):
     spec = spec_of(SPACE, {"trials": 3})
     save_search(spec, tmp_path / "search.yaml")

@@ -11,7 +11,7 @@ import tyro
 from cplmix_ray.cli.board import Board, score_words
 from cplmix_ray.cli.line import Flag, parse_line
 from cplmix_ray.config import Config
-from cplmix_ray.config.files import load_search
+from cplmix_ray.config.files import load_search, parse_search
 from cplmix_ray.config.search import Search, SearchConfig, default_search
 from cplmix_ray.errors import InputError, TrainingError
 
@@ -55,7 +55,7 @@ def parse_tune(args: list[str]) -> tuple[Tune, SearchConfig]:
     elif early.config is not None:
         base = load_search(early.config)
     command = parse_line(Tune, args, "tune", Tune(search=base.search, run=base.run))
-    spec = SearchConfig.model_validate({"run": command.run, "space": base.space, "search": command.search})
+    spec = parse_search({"run": command.run, "space": base.space, "search": command.search}, "The search")
     for name in base.space:
         section, _, last = name.partition(".")
         if last and getattr(getattr(spec.run, section, None), last, None) != getattr(

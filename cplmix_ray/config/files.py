@@ -39,7 +39,7 @@ def load_config(path: str | Path) -> Config:
         InputError: the file is missing, is no YAML, or holds unknown or out-of-bounds settings.
     """
     tree = _read(path)
-    return _search(tree, path).run if _is_search(tree) else parse_config(tree, str(path))
+    return parse_search(tree, str(path)).run if _is_search(tree) else parse_config(tree, str(path))
 
 
 def load_search(path: str | Path) -> SearchConfig:
@@ -51,18 +51,25 @@ def load_search(path: str | Path) -> SearchConfig:
     tree = _read(path)
     if not _is_search(tree):
         raise InputError(f"{path} has no section space, which says what to search; see tune_configs/ for examples.")
-    return _search(tree, path)
+    return parse_search(tree, str(path))
 
 
 def _is_search(tree: Any) -> bool:
     return isinstance(tree, dict) and bool({"run", "space", "search"} & set(tree))
 
 
-def _search(tree: Any, path: str | Path) -> SearchConfig:
+def parse_search(tree: Any, source: str) -> SearchConfig:
+    """Validate the sections of a search.
+
+    Raises:
+        InputError: a name is unknown, a value is out of bounds, or parts do not go together.
+    """
     try:
         return SearchConfig.model_validate(tree)
     except ValidationError as error:
-        raise InputError(f"{path}: {describe(error)}; see python -m cplmix_ray.tune --help for the settings.") from None
+        raise InputError(
+            f"{source}: {describe(error)}; see python -m cplmix_ray.tune --help for the settings."
+        ) from None
 
 
 def _read(path: str | Path) -> Any:
