@@ -147,7 +147,7 @@ def test_a_killed_node_is_survived(nodes):
     script = Path(__file__).parent / "node_loss.py"
     done = subprocess.run([sys.executable, script, str(nodes)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert seen["restarts"] == 1 and seen["from_step"] >= 80
     assert seen["dead_node"] in seen["nodes_before"] and seen["dead_node"] not in seen["nodes_after"]
     assert len(seen["nodes_before"]) == 2

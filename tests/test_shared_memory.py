@@ -1,95 +1,23 @@
 """The cells are in memory once, however many arms look at them."""
 
-import time
+import json
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-from cplmix_ray.config.files import parse_config
-from cplmix_ray.data.dataset import TrainingSet
-from cplmix_ray.data.preparation import Preparation
-from cplmix_ray.engine.actors import train_on_actors
-from cplmix_ray.engine.plan import Plan
-from cplmix_ray.engine.store import StoredSet
-from cplmix_ray.trainer.loop import Start
-
-CELLS, GENES = 20_000, 5_000
-MEGABYTES = CELLS * GENES * 4 / 2**20
-
-
-def proportional_set_size(pid: int) -> float:
-    """Memory of a process in MB, pages that it shares counted in parts."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no Pss")
-
-
-def workers_of(ray_pids_before: set[int]) -> list[int]:
-    pids = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes()
-        except OSError:
-            continue
-        if words.startswith(b"ray::ArmWorker"):
-            pids.append(int(path.parent.name))
-    return [pid for pid in pids if pid not in ray_pids_before]
-
-
-def memory_of(n_arms: int, stored: StoredSet, genes_hidden: int) -> list[float]:
-    """PSS of every worker once it has looked at all the cells."""
-    config = parse_config(
-        {
-            "model": {"n_arms": n_arms, "hidden": [genes_hidden], "bottleneck": 4, "n_categories": 3},
-            "training": {"max_steps": 400, "batch_size": 512, "log_every": 60, "evaluate_every": 10_000},
-            "copies": {"copies": ["none"]},
-        }
-    )
-    before = set(workers_of(set()))
-    plan = Plan("ray", tuple((arm,) for arm in range(n_arms)), False, "")
-    events = train_on_actors(plan, config, stored, Start())
-    next(events)
-    found = [proportional_set_size(pid) for pid in workers_of(before)]
-    events.close()
-    return found
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is counted as Linux counts it")
 def test_four_arms_share_one_copy_of_the_cells():
-    import logging
-
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=900 << 20,
-    )
-    try:
-        values_ng = np.random.default_rng(0).random((CELLS, GENES), dtype=np.float32)
-        preparation = Preparation("log", tuple(f"g{i}" for i in range(GENES)))
-        few = np.arange(2_000)
-        small = StoredSet.put(TrainingSet(values_ng[:2_000], few, few[:0], None, preparation))
-        cells = np.arange(CELLS)
-        large = StoredSet.put(TrainingSet(values_ng, cells, cells[:0], None, preparation))
-        del values_ng
-        base = memory_of(1, small, 8)[0]
-        time.sleep(1)
-        one = memory_of(1, large, 8)
-        time.sleep(1)
-        four = memory_of(4, large, 8)
-    finally:
-        ray.shutdown()
-    print(
-        f"\ncells {MEGABYTES:.0f} MB; a worker on a tenth of them {base:.0f} MB; one arm {one[0]:.0f} MB; "
-        f"four arms {sum(four):.0f} MB ({', '.join(f'{pss:.0f}' for pss in four)})"
-    )
-    assert len(four) == 4
-    assert one[0] > base + 0.5 * MEGABYTES, "one arm looked at all the cells"
-    assert sum(four) < one[0] + 3 * base + 0.5 * MEGABYTES
+    """Proportional set sizes in MB, in a process of its own."""
+    script = Path(__file__).parent / "memory_of_arms.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    print({name: value if name == "cells" else [round(mb) for mb in value] for name, value in seen.items()})
+    (base,), (one,) = seen["few"], seen["one"]
+    assert len(seen["four"]) == 4
+    assert one > base + 0.4 * seen["cells"], "one arm looked at all the cells"
+    assert sum(seen["four"]) < one + 3 * base + 0.4 * seen["cells"]

@@ -1,0 +1,85 @@
+"""The memory of one arm and of four that look at the same cells, in a Ray of its own; prints JSON."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import ray
+
+from cplmix_ray.config.files import parse_config
+from cplmix_ray.data.dataset import TrainingSet
+from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.engine.actors import train_on_actors
+from cplmix_ray.engine.plan import Plan
+from cplmix_ray.engine.store import StoredSet
+from cplmix_ray.trainer.loop import Start
+
+CELLS, GENES = 20_000, 5_000
+MEGABYTES = CELLS * GENES * 4 / 2**20
+
+
+def proportional_set_size(pid: int) -> float:
+    """Memory of a process in MB, pages that it shares counted in parts."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no Pss")
+
+
+def workers_of(ray_pids_before: set[int]) -> list[int]:
+    pids = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except OSError:
+            continue
+        if words.startswith(b"ray::ArmWorker"):
+            pids.append(int(path.parent.name))
+    return [pid for pid in pids if pid not in ray_pids_before]
+
+
+def memory_of(n_arms: int, stored: StoredSet, genes_hidden: int) -> list[float]:
+    """PSS of every worker once it has looked at all the cells."""
+    config = parse_config(
+        {
+            "model": {"n_arms": n_arms, "hidden": [genes_hidden], "bottleneck": 4, "n_categories": 3},
+            "training": {"max_steps": 400, "batch_size": 512, "log_every": 60, "evaluate_every": 10_000},
+            "copies": {"copies": ["none"]},
+        }
+    )
+    before = set(workers_of(set()))
+    plan = Plan("ray", tuple((arm,) for arm in range(n_arms)), False, "")
+    events = train_on_actors(plan, config, stored, Start())
+    next(events)
+    found = [proportional_set_size(pid) for pid in workers_of(before)]
+    events.close()
+    return found
+
+
+def main() -> None:
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=900 << 20,
+    )
+    values_ng = np.random.default_rng(0).random((CELLS, GENES), dtype=np.float32)
+    preparation = Preparation("log", tuple(f"g{i}" for i in range(GENES)))
+    few, cells = np.arange(CELLS // 10), np.arange(CELLS)
+    small = StoredSet.put(TrainingSet(values_ng[few], few, few[:0], None, preparation))
+    large = StoredSet.put(TrainingSet(values_ng, cells, cells[:0], None, preparation))
+    del values_ng
+    seen = {"cells": MEGABYTES}
+    for name, n_arms, stored in (("few", 1, small), ("one", 1, large), ("four", 4, large)):
+        seen[name] = memory_of(n_arms, stored, 8)
+        time.sleep(1)
+    ray.shutdown()
+    print(json.dumps(seen), flush=True)
+
+
+if __name__ == "__main__":
+    main()
