@@ -36,7 +36,7 @@ def draw_scores(path: Path, space: dict[str, Dimension], trials: Sequence[TrialS
                 by_place[place].append(score)
             places = sorted(by_place)
             means = [sum(by_place[place]) / len(by_place[place]) for place in places]
-            panel.plot(places, means, "_-", color="black", markersize=18, linewidth=1, label="mean over trials")
+            panel.plot(places, means, "_-", color="black", markersize=18, linewidth=1)
             panel.set_xticks(range(len(dimension.values)), [str(value) for value in dimension.values])
             panel.set_xlim(-0.5, len(dimension.values) - 0.5)
         elif dimension.loguniform is not None:
