@@ -20,9 +20,11 @@ TRAIN_OPTIONS = """
     --data --layer --labels-key --normalise --target-sum --hvg --val-fraction
     --copies --n-neighbours --neighbour-pcs --rotation --zoom --shift --shear
     --thinning-keep --drop-genes --expression-noise
-    --n-categories --n-arms --state-dim --hidden --bottleneck --batch-norm --input-dropout --tau
+    --n-categories --n-arms --overcluster --state-dim --hidden --bottleneck --batch-norm --input-dropout
+    --posterior --tau
     --gumbel-temperature --likelihood --state-given-category --shared-parameters
-    --beta --lam --sigma-floor
+    --coupling --lam --reconstruction --beta --entropy --marginal --sigma-floor
+    --align-steps --align-coupling --align-entropy --align-marginal
     --max-steps --epochs --batch-size --lr --lr-schedule --lr-warmup --lam-warmup --clip
     --log-every --evaluate-every --checkpoint-every --keep-checkpoints
     --engine --arms-per-worker --device --threads --ray-address --collective-timeout --cluster-grows-to
@@ -33,7 +35,8 @@ OTHER = {
     "input": {"data": "cells.h5ad", "layer": "counts", "labels_key": "type", "normalise": "none", "hvg": 50},
     "copies": {"copies": ["neighbours", "gene_dropout"], "n_neighbours": 4, "drop_genes": 0.35},
     "model": {"n_categories": 7, "n_arms": 3, "hidden": [64, 32, 16], "tau": 0.05, "shared_parameters": True},
-    "objective": {"beta": 0.5, "lam": 0.0, "sigma_floor": 1e-4},
+    "objective": {"beta": 0.5, "lam": 0.0, "sigma_floor": 1e-4, "coupling": "euclidean", "entropy": -2.0},
+    "alignment": {"align_steps": 4, "align_coupling": "aitchison", "align_marginal": 0.5},
     "training": {"epochs": 12, "clip": 10.0, "lr_schedule": "cosine", "batch_size": 31},
     "placement": {"engine": "local", "collective_timeout": 60.0},
     "seed": 2**32 - 1,

@@ -11,10 +11,19 @@ from torch.nn.functional import batch_norm
 from cplmix_ray.config import Config, Model, Objective, Training
 from cplmix_ray.coupling import ArmSum
 from cplmix_ray.data.preparation import Preparation
-from cplmix_ray.objective import Terms, arm_weight, categorical_entropy, loss_of, state_kl
+from cplmix_ray.objective import (
+    Terms,
+    Weights,
+    arm_weight,
+    categorical_entropy,
+    loss_of,
+    marginal_entropy,
+    state_kl,
+)
 from cplmix_ray.trainer import step as trainer_step
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.randomness import GUMBEL, STATE
+from cplmix_ray.trainer.schedules import weights_at
 from cplmix_ray.trainer.step import Exercise, train_step
 
 CPU = torch.device("cpu")
@@ -161,10 +170,12 @@ def eq_7(arms: list[dict[str, Tensor]], beta: float, lam: float, floor: float) -
 
 
 def total_of(report: dict[str, Tensor], distance: Tensor, config: Config) -> Tensor:
-    """The whole loss from what a step reports."""
-    terms = Terms(report["reconstruction"], report["kl_state"], report["entropy"])
-    loss_a = loss_of(terms, config.model.n_arms, config.objective.beta)
-    return loss_a.sum() + config.objective.lam * distance
+    """The whole loss from the terms that a step reports, which its own sum over arms has to equal."""
+    names = ("entropy", "marginal_entropy", "reconstruction", "kl_state")
+    own_a = loss_of(Terms(*(report[name] for name in names)), config.model.n_arms, weights_at(99, config))
+    total = own_a.sum() + config.objective.lam * distance
+    torch.testing.assert_close(report["loss"].sum(), total, **EXACT)
+    return total
 
 
 def gradients_of(group: ArmGroup) -> dict[str, Tensor]:
@@ -229,8 +240,22 @@ def test_the_loss_and_its_gradient_are_those_of_equation_7(n_arms, beta, lam, sh
 @pytest.mark.parametrize(("n_arms", "weight"), [(1, 1), (2, 1), (3, 2), (8, 7)])
 def test_an_arm_counts_once_for_every_pair_that_it_is_in(n_arms, weight):
     assert arm_weight(n_arms) == weight
-    terms = Terms(*(torch.tensor([value]) for value in (5.0, 3.0, 2.0)))
-    assert float(loss_of(terms, n_arms, 0.5)) == weight * (5.0 + 0.5 * 3.0 - 2.0)
+    terms = Terms(*(torch.tensor([value]) for value in (2.0, 1.5, 5.0, 3.0)))
+    published = Weights("d_sigma", 1.0, 1.0, 0.5, 1.0, 0.0)
+    assert float(loss_of(terms, n_arms, published)) == weight * (5.0 + 0.5 * 3.0 - 2.0)
+    weighted = Weights("d_sigma", 1.0, 0.25, 0.5, -4.0, 8.0)
+    assert float(loss_of(terms, n_arms, weighted)) == weight * (0.25 * (5.0 + 0.5 * 3.0) + 4.0 * 2.0 - 8.0 * 1.5)
+    encoders_alone = Weights("agreement", 1.0, None, 0.0, 0.0, 2.0)
+    assert float(loss_of(Terms(*list(vars(terms).values())[:2]), n_arms, encoders_alone)) == weight * -2.0 * 1.5
+
+
+@pytest.mark.parametrize("n_fine", [1, 5])
+def test_the_marginal_entropy_is_that_of_the_mean_posterior(n_fine):
+    logits = torch.randn(3, 9, n_fine, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    expected = Categorical(probs=torch.softmax(logits, dim=-1).mean(1)).entropy()
+    torch.testing.assert_close(marginal_entropy(torch.log_softmax(logits, dim=-1)), expected)
+    one_hot = torch.zeros(1, 4, 2, dtype=torch.float64).log_softmax(-1)
+    torch.testing.assert_close(marginal_entropy(one_hot), torch.tensor([2.0], dtype=torch.float64).log())
 
 
 @pytest.mark.parametrize("order", [(1, 0), (2, 0, 1), (0, 2, 1)], ids=str)

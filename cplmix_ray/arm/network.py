@@ -12,6 +12,9 @@ from cplmix_ray.likelihoods import Likelihood
 _LOG_VAR_BOUND = 12.0
 """State variances stay within e^+-12; beyond, float32 gains nothing and one bad minibatch could overflow."""
 
+_SMALLEST = 1e-20
+"""Pooled probabilities have a logarithm."""
+
 
 @dataclass(frozen=True)
 class ArmShape:
@@ -24,7 +27,7 @@ class ArmShape:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Bottleneck z (A, n, b), and the log of the categorical posterior log q(c|x) (A, n, K)."""
+    """Bottleneck z (A, n, b), and the log of the categorical posterior log q(c|x) (A, n, K or fine categories)."""
 
     z_anb: Tensor
     log_q_ank: Tensor
@@ -39,6 +42,8 @@ class PackedArms(nn.Module):
         shape: width of the data and its likelihood.
     """
 
+    pool: Tensor | None
+
     def __init__(self, n_arms: int, model: Model, shape: ArmShape):
         super().__init__()
         self.n_arms, self.model, self.shape = n_arms, model, shape
@@ -49,7 +54,10 @@ class PackedArms(nn.Module):
         self.encoder = PackedMLP(n_sets, n_arms, (shape.n_genes, *model.hidden, n_b), model.batch_norm)
         # With its scale fixed, the bottleneck cannot fade to nothing and take every posterior to uniform with it.
         self.bottleneck_norm = PackedBatchNorm(n_sets, n_arms, n_b, affine=False)
-        self.category_head = PackedLinear(n_sets, n_b, n_k)
+        self.category_head = PackedLinear(n_sets, n_b, model.n_fine)
+        # Which category a fine one belongs to, as a 0-1 matrix; every arm holds the same.
+        pool = torch.eye(n_k).repeat(n_arms, model.overcluster, 1) if model.overcluster > 1 else None
+        self.register_buffer("pool", pool)
         self.state_head = PackedLinear(n_sets, state_in, 2 * n_d)
         self.decoder = PackedMLP(n_sets, n_arms, (n_k + n_d, n_b, *back), model.batch_norm)
         self.output = PackedLinear(n_sets, back[-1] if back else n_b, shape.likelihood.heads * shape.n_genes)
@@ -71,17 +79,36 @@ class PackedArms(nn.Module):
         library_an1 = x_ang.sum(-1, keepdim=True).clamp_min(1.0)
         return torch.log1p(x_ang * (self.shape.library / library_an1))
 
-    def encode(self, x_ang: Tensor, keep_ang: Tensor | None = None) -> Encoded:
-        """q(c|x), tempered: softmax(softmax(logits) / tau), which bounds log q below by about -1/tau.
+    def encode(self, x_ang: Tensor, keep_ang: Tensor | None = None, fine: bool = False) -> Encoded:
+        """q(c|x): of the K categories, or the plain softmax over the fine categories of the first stage.
 
         Args:
             x_ang: cells, shape (A, n, g).
             keep_ang: input dropout, 0 where an input is hidden and 1/(1-p) elsewhere.
+            fine: stop at the fine categories.
         """
         h_ang = self.encoder_input(x_ang)
         z_anb = self.bottleneck_norm(self.encoder(h_ang if keep_ang is None else h_ang * keep_ang))
-        p_ank = torch.softmax(self.category_head(z_anb), dim=-1)
-        return Encoded(z_anb, torch.log_softmax(p_ank / self.model.temperature, dim=-1))
+        logits_ank = self.category_head(z_anb)
+        return Encoded(z_anb, torch.log_softmax(logits_ank, dim=-1) if fine else self._posterior(logits_ank))
+
+    def _posterior(self, logits_ank: Tensor) -> Tensor:
+        """log q over the K categories; tempered, softmax(p / tau) of the probabilities p, which bounds log q below."""
+        tempered = self.model.posterior == "tempered"
+        if self.pool is None and not tempered:
+            return torch.log_softmax(logits_ank, dim=-1)
+        p_ank = torch.softmax(logits_ank, dim=-1)
+        if self.pool is not None:
+            p_ank = torch.bmm(p_ank, self.pool)
+        if tempered:
+            return torch.log_softmax(p_ank / self.model.temperature, dim=-1)
+        return p_ank.clamp_min(_SMALLEST).log()
+
+    def merge(self, groups: Tensor) -> None:
+        """Take over which of the K categories every fine one belongs to, shape (fine,), for all arms."""
+        assert self.pool is not None
+        with torch.no_grad():
+            self.pool.copy_(nn.functional.one_hot(groups, self.model.n_categories).to(self.pool))
 
     def state(self, z_anb: Tensor, c_ank: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(s|c,x), each (A, n, d)."""

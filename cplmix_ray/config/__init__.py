@@ -1,11 +1,13 @@
 """The typed, frozen, validated configuration of a run."""
 
 from cplmix_ray.config.files import load_config, save_config
-from cplmix_ray.config.schema import Config, Copies, Input, Model, Objective, Placement, Training
+from cplmix_ray.config.schema import Alignment, Config, Copies, CouplingName, Input, Model, Objective, Placement, Training
 
 __all__ = [
+    "Alignment",
     "Config",
     "Copies",
+    "CouplingName",
     "Input",
     "Model",
     "Objective",

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 CopyKind = Literal["auto", "none", "affine", "thinning", "gene_dropout", "neighbours"]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian", "nb", "zinb"]
+CouplingName = Literal["d_sigma", "aitchison", "euclidean", "agreement"]
 
 
 class Section(BaseModel):
@@ -58,13 +59,24 @@ class Model(Section):
     """The arms."""
 
     n_categories: int = Field(10, ge=1, description="Number of categories K (cell types to look for).")
+    overcluster: int = Field(
+        1,
+        ge=1,
+        description="A first stage (--align-steps) looks for this many times K fine categories; at its end those that "
+        "the arms confuse most are merged to K.",
+    )
     n_arms: int = Field(2, ge=1, description="Number of coupled autoencoders A; 1 is a plain mixture VAE.")
     state_dim: int = Field(2, ge=1, description="Dimensions d of the continuous state.")
     hidden: tuple[PositiveInt, ...] = Field((128, 128), description="Widths of the encoder's hidden layers.")
     bottleneck: int = Field(10, ge=1, description="Width of the layer from which category and state are read.")
     batch_norm: bool = Field(True, description="Normalise hidden layers over the minibatch.")
     input_dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs hidden from the encoder.")
-    tau: float | None = Field(None, gt=0, description="Temperature of the categorical posterior; default 1/K.")
+    posterior: Literal["tempered", "softmax"] = Field(
+        "tempered",
+        description="tempered: softmax(softmax(logits) / tau), whose logarithms are bounded, as distances between "
+        "them need. softmax: the plain softmax, for the agreement coupling.",
+    )
+    tau: float | None = Field(None, gt=0, description="Temperature of the tempered posterior; default 1/K.")
     gumbel_temperature: float = Field(1.0, gt=0, description="Temperature of the Gumbel-softmax sample.")
     likelihood: LikelihoodName = Field(
         "auto", description="auto: bernoulli for images, gaussian for cells; nb and zinb need raw counts."
@@ -73,17 +85,45 @@ class Model(Section):
     shared_parameters: bool = Field(False, description="One set of network weights for all arms.")
 
     @property
+    def n_fine(self) -> int:
+        """Fine categories of the first stage."""
+        return self.overcluster * self.n_categories
+
+    @property
     def temperature(self) -> float:
         """tau, or its default 1/K."""
         return 1.0 / self.n_categories if self.tau is None else self.tau
 
 
 class Objective(Section):
-    """The weights of Eq. 7 of Marghi et al."""
+    """The terms of Eq. 7 of Marghi et al. and their weights; the defaults are the objective as published."""
 
-    beta: float = Field(1.0, ge=0, description="Weight of KL(q(s|c,x) || p(s|c)).")
+    coupling: CouplingName = Field(
+        "d_sigma",
+        description="d_sigma: the published distance. aitchison: the exact Aitchison distance. euclidean: between "
+        "probabilities. agreement: -log of the chance that two arms agree; it needs --marginal.",
+    )
     lam: float = Field(1.0, ge=0, description="Coupling weight lambda between the arms.")
-    sigma_floor: float = Field(1e-3, gt=0, description="Smallest s.d. of a category in the coupling distance.")
+    reconstruction: float = Field(1.0, ge=0, description="Weight of the reconstruction and of the state's KL.")
+    beta: float = Field(1.0, ge=0, description="Weight of KL(q(s|c,x) || p(s|c)) within that.")
+    entropy: float = Field(
+        1.0, description="Weight of H(c|x), which is maximised; Eq. 7 has 1, less than 0 asks for crisp categories."
+    )
+    marginal: float = Field(
+        0.0, ge=0, description="Weight of the entropy of an arm's mean posterior: asks for even use of categories."
+    )
+    sigma_floor: float = Field(1e-3, gt=0, description="Smallest s.d. of a category in the distance d_sigma.")
+
+
+class Alignment(Section):
+    """A first stage in which the encoders alone come to agree on the categories, before anything is reconstructed."""
+
+    align_steps: int = Field(0, ge=0, description="Steps of the first stage, part of --max-steps; 0: no such stage.")
+    align_coupling: CouplingName = Field("agreement", description="Coupling of the first stage.")
+    align_entropy: float = Field(0.0, description="Weight of H(c|x) in the first stage, for a coupling of weight 1.")
+    align_marginal: float = Field(
+        1.0, ge=0, description="Weight of the mean posterior's entropy in the first stage, for a coupling of weight 1."
+    )
 
 
 class Training(Section):
@@ -150,6 +190,7 @@ class Config(Section):
     copies: Copies = Copies()
     model: Model = Model()
     objective: Objective = Objective()
+    alignment: Alignment = Alignment()
     training: Training = Training()
     placement: Placement = Placement()
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
@@ -159,4 +200,10 @@ class Config(Section):
         kinds = self.copies.copies
         if len(kinds) > 1 and ({"auto", "none"} & set(kinds)):
             raise ValueError("copies: 'auto' and 'none' stand alone")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_that_can_be(self) -> "Config":
+        if self.model.overcluster > 1 and self.alignment.align_steps == 0:
+            raise ValueError("model.overcluster: fine categories are merged after a first stage; set align_steps")
         return self

@@ -1,5 +1,13 @@
-"""Eq. 7 and its terms."""
+"""Eq. 7, its terms and their weights."""
 
-from cplmix_ray.objective.terms import Terms, arm_weight, categorical_entropy, loss_of, state_kl
+from cplmix_ray.objective.terms import (
+    Terms,
+    Weights,
+    arm_weight,
+    categorical_entropy,
+    loss_of,
+    marginal_entropy,
+    state_kl,
+)
 
-__all__ = ["Terms", "arm_weight", "categorical_entropy", "loss_of", "state_kl"]
+__all__ = ["Terms", "Weights", "arm_weight", "categorical_entropy", "loss_of", "marginal_entropy", "state_kl"]

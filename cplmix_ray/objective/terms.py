@@ -3,12 +3,34 @@
     sum_a (A-1) [ -E log p(x_a|s_a,c_a) + beta E KL(q(s_a|c_a,x_a) || p(s_a|c_a)) ]
   - sum_{a<b} [ H(c_a|x_a) + H(c_b|x_b) - lambda E d_sigma^2(c_a, c_b) ]
 
-Every arm is in A-1 pairs, so its entropy carries the same factor as its reconstruction.
+Every arm is in A-1 pairs, so its entropy carries the same factor as its reconstruction. The weights that the settings
+add, of reconstruction, entropy and marginal entropy, are 1, 1 and 0 there.
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from cplmix_ray.config import CouplingName
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What counts at a step, and how much.
+
+    Attributes:
+        coupling, lam: which coupling between the arms, and its weight.
+        reconstruction: of -E log p(x|s,c) and beta times the state's KL; None where the encoders train alone.
+        entropy: of H(c|x), which is maximised.
+        marginal: of the entropy of the mean posterior, which is maximised.
+    """
+
+    coupling: CouplingName
+    lam: float
+    reconstruction: float | None
+    beta: float
+    entropy: float
+    marginal: float
 
 
 @dataclass(frozen=True)
@@ -16,14 +38,20 @@ class Terms:
     """Terms of the arms held here, each of shape (A_local,), in nats averaged over the minibatch.
 
     Attributes:
-        reconstruction: -E log p(x|s,c).
-        kl_state: E KL(q(s|c,x) || p(s|c)).
         entropy: H(c|x).
+        marginal_entropy: entropy of the minibatch's mean posterior.
+        reconstruction: -E log p(x|s,c); None where the encoders train alone.
+        kl_state: E KL(q(s|c,x) || p(s|c)); None likewise.
     """
 
-    reconstruction: Tensor
-    kl_state: Tensor
     entropy: Tensor
+    marginal_entropy: Tensor
+    reconstruction: Tensor | None = None
+    kl_state: Tensor | None = None
+
+    def named(self) -> dict[str, Tensor]:
+        """The terms that there are, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def state_kl(mu_and: Tensor, log_var_and: Tensor) -> Tensor:
@@ -36,11 +64,20 @@ def categorical_entropy(log_q_ank: Tensor) -> Tensor:
     return -(log_q_ank.exp() * log_q_ank).sum(-1)
 
 
+def marginal_entropy(log_q_ank: Tensor) -> Tensor:
+    """Entropy in nats of the posterior's mean over the minibatch, shape (A,); log K where all categories are used alike."""
+    q_ak = log_q_ank.exp().mean(dim=1)
+    return -(q_ak * q_ak.clamp_min(1e-20).log()).sum(-1)
+
+
 def arm_weight(n_arms: int) -> int:
     """Pairs that an arm is in, A-1; one arm alone is a plain mixture VAE and counts once."""
     return max(n_arms - 1, 1)
 
 
-def loss_of(terms: Terms, n_arms: int, beta: float) -> Tensor:
+def loss_of(terms: Terms, n_arms: int, weights: Weights) -> Tensor:
     """Each arm's own part of the loss, shape (A_local,); the coupling is added to it."""
-    return arm_weight(n_arms) * (terms.reconstruction + beta * terms.kl_state - terms.entropy)
+    own = -weights.entropy * terms.entropy - weights.marginal * terms.marginal_entropy
+    if terms.reconstruction is not None and terms.kl_state is not None:
+        own = own + weights.reconstruction * (terms.reconstruction + weights.beta * terms.kl_state)
+    return arm_weight(n_arms) * own

@@ -2,17 +2,12 @@
 
 from pathlib import Path
 
-from cplmix_ray.config import Config
-from cplmix_ray.objective import arm_weight
 from cplmix_ray.trainer.events import Logged
 
 
-def total_loss(event: Logged, config: Config) -> float:
-    """Eq. 7 as a loss, from its terms: all arms' own parts plus lambda times the pairwise distance."""
-    terms, beta = event.per_arm, config.objective.beta
-    own = zip(terms["reconstruction"], terms["kl_state"], terms["entropy"], strict=True)
-    parts = sum(reconstruction + beta * kl - entropy for reconstruction, kl, entropy in own)
-    return arm_weight(config.model.n_arms) * parts + event.common["lam"] * event.common["distance"]
+def total_loss(event: Logged) -> float:
+    """What is minimised: all arms' own parts and their shares of the coupling."""
+    return sum(event.per_arm["loss"])
 
 
 class Recorder:
@@ -32,8 +27,8 @@ class Recorder:
 
         self.writer = SummaryWriter(str(self.folder), purge_step=purge_step, flush_secs=10)
 
-    def terms(self, event: Logged, config: Config) -> None:
-        self._add("loss/total", total_loss(event, config), event.step)
+    def terms(self, event: Logged) -> None:
+        self._add("loss/total", total_loss(event), event.step)
         for name, value in event.common.items():
             tag = f"loss/{name}" if name == "distance" else f"schedule/{name}"
             self._add(tag, value, event.step)

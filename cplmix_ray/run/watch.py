@@ -59,7 +59,7 @@ class Watcher:
                 self.progress.say(event.reason)
 
     def _logged(self, event: Logged) -> None:
-        self.recorder.terms(event, self.config)
+        self.recorder.terms(event)
         self.stretches[-1].append((event.step, event.seconds))
         floored = sum(event.per_arm["sigma_floored"])
         if floored and not self.floor_told and self.config.model.n_arms > 1:
@@ -68,7 +68,7 @@ class Watcher:
                 f"At step {event.step}, {floored:g} categories (over all arms) vary less between cells than "
                 f"--sigma-floor: no cell uses them, or all do alike; the coupling holds them at the floor."
             )
-        self.latest["loss"] = total_loss(event, self.config)
+        self.latest["loss"] = total_loss(event)
         self.progress.advance(event.step, self.latest)
 
     def _evaluated(self, event: Evaluated) -> None:

@@ -76,19 +76,22 @@ class ArmGroup:
         for name, tensor in self._weights(i):
             yield f"network/{name}", tensor
         for name, parameter in self.network.named_parameters():
-            for moment in _MOMENTS:
-                if parameter in self.optimiser.state:
-                    yield f"adam/{name}/{moment}", self.optimiser.state[parameter][moment][min(i, len(parameter) - 1)]
+            state = self.optimiser.state.get(parameter)
+            if state:  # weights that had no gradient yet have no moments
+                yield f"adam/{name}/step", state["step"]
+                for moment in _MOMENTS:
+                    yield f"adam/{name}/{moment}", state[moment][min(i, len(parameter) - 1)]
         for purpose, generator in self.generators[i].items():
             yield f"generators/{purpose}", generator.get_state()
 
     def _restore(self, saved: dict[int, dict[str, Tensor]], step: int, seed: int) -> None:
         self.load_weights(saved)
-        for parameter in self.network.parameters():
-            self.optimiser.state[parameter] = {
-                "step": torch.tensor(float(step), device=self.device),
-                **{moment: torch.zeros_like(parameter) for moment in _MOMENTS},
-            }
+        for name, parameter in self.network.named_parameters():
+            if any(f"adam/{name}/{_MOMENTS[0]}" in saved[arm] for arm in self.arms):
+                self.optimiser.state[parameter] = {
+                    "step": torch.tensor(float(step), device=self.device),
+                    **{moment: torch.zeros_like(parameter) for moment in _MOMENTS},
+                }
         for i, arm in enumerate(self.arms):
             for name, tensor in self._named(i):
                 if name.startswith("adam/") and name in saved[arm]:

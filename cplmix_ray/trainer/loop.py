@@ -16,8 +16,9 @@ from cplmix_ray.data.source import Values
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.events import Evaluated, Event, Logged, Snapshot
 from cplmix_ray.trainer.inference import posteriors
+from cplmix_ray.trainer.merging import merge_categories
 from cplmix_ray.trainer.randomness import CellOrder
-from cplmix_ray.trainer.schedules import lam_at, lr_at
+from cplmix_ray.trainer.schedules import lr_at, weights_at
 from cplmix_ray.trainer.step import Exercise, draw_copies, train_step
 
 
@@ -62,11 +63,16 @@ def train_arms(
         terms, distance = train_step(worker, exercise, x_ang, step)
         done = step + 1
         last = done == n_steps
+        # In the first stage whatever is scored or saved has its fine categories merged as they would be then.
+        shown = last or done % training.evaluate_every == 0 or done % training.checkpoint_every == 0
+        first_stage = config.alignment.align_steps
+        if config.model.overcluster > 1 and (done == first_stage or (done < first_stage and shown)):
+            merge_categories(worker, exercise, data.train_idx, done)
         if done % training.log_every == 0 or last:
             per_arm = {name: value.tolist() for name, value in terms.items()}
             common = {
                 "distance": float(distance),
-                "lam": lam_at(step, config.objective.lam, training),
+                "lam": weights_at(step, config).lam,
                 "lr": lr_at(step, n_steps, training),
             }
             yield Logged(done, per_arm, common, time.perf_counter() - begun)

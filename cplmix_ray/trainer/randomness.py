@@ -7,7 +7,7 @@ import torch
 
 INIT, AUGMENT, GUMBEL, STATE, DROPOUT = "init", "augment", "gumbel", "state", "dropout"
 PURPOSES = (INIT, AUGMENT, GUMBEL, STATE, DROPOUT)
-_DATA = 1000  # apart from the purposes, as the order of cells belongs to no arm
+_DATA, _MERGING = 1000, 1001  # apart from the purposes, as these belong to no arm
 
 
 def _seed(*key: int) -> int:
@@ -25,6 +25,11 @@ def arm_generators(
     """
     key = (seed, arm) if step == 0 else (seed, arm, step)
     return {p: torch.Generator(device).manual_seed(_seed(*key, PURPOSES.index(p))) for p in purposes}
+
+
+def merging_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """For the copies from which fine categories are merged: the same for all workers, known after any restart."""
+    return torch.Generator(device).manual_seed(_seed(seed, _MERGING, step))
 
 
 class CellOrder:

@@ -1,8 +1,9 @@
-"""Learning rate and lambda as functions of the step."""
+"""Learning rate, and what counts in the objective, as functions of the step."""
 
 import math
 
-from cplmix_ray.config import Training
+from cplmix_ray.config import Config, Training
+from cplmix_ray.objective import Weights
 
 
 def lr_at(step: int, n_steps: int, training: Training) -> float:
@@ -15,6 +16,19 @@ def lr_at(step: int, n_steps: int, training: Training) -> float:
     return training.lr * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
-def lam_at(step: int, lam: float, training: Training) -> float:
-    """Coupling weight of ``step``: a linear rise over ``lam_warmup`` steps, then ``lam``."""
-    return lam * min(1.0, step / training.lam_warmup) if training.lam_warmup else lam
+def aligning(step: int, config: Config) -> bool:
+    """Whether ``step`` (from 0) is one of the first stage, in which the encoders train alone."""
+    return step < config.alignment.align_steps
+
+
+def weights_at(step: int, config: Config) -> Weights:
+    """The objective of ``step``: that of the first stage, then Eq. 7 with lambda after its linear rise."""
+    if aligning(step, config):
+        first = config.alignment
+        return Weights(first.align_coupling, 1.0, None, 0.0, first.align_entropy, first.align_marginal)
+    objective, rise = config.objective, config.training.lam_warmup
+    done = step - config.alignment.align_steps
+    lam = objective.lam * min(1.0, done / rise) if rise else objective.lam
+    return Weights(
+        objective.coupling, lam, objective.reconstruction, objective.beta, objective.entropy, objective.marginal
+    )

@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cplmix_ray.arm import gaussian_sample, gumbel_noise, gumbel_softmax
+from cplmix_ray.arm import Encoded, gaussian_sample, gumbel_noise, gumbel_softmax
 from cplmix_ray.config import Config
 from cplmix_ray.copies import Copy, make_copies
-from cplmix_ray.coupling import ArmSum, DSigmaCoupling
+from cplmix_ray.coupling import ArmSum, build_coupling
 from cplmix_ray.errors import NonFiniteError
-from cplmix_ray.objective import Terms, categorical_entropy, loss_of, state_kl
+from cplmix_ray.objective import Terms, categorical_entropy, loss_of, marginal_entropy, state_kl
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.guard import require_finite
 from cplmix_ray.trainer.randomness import AUGMENT, DROPOUT, GUMBEL, STATE
-from cplmix_ray.trainer.schedules import lam_at, lr_at
+from cplmix_ray.trainer.schedules import aligning, lr_at, weights_at
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,6 @@ class Exercise:
     chain: list[Copy]
     n_steps: int
     arm_sum: ArmSum
-
-    @property
-    def coupling(self) -> DSigmaCoupling:
-        return DSigmaCoupling(self.config.model.n_arms, self.config.objective.sigma_floor)
 
 
 def draw_copies(group: ArmGroup, exercise: Exercise, idx_n: np.ndarray) -> Tensor:
@@ -61,35 +57,44 @@ def train_step(group: ArmGroup, exercise: Exercise, x_ang: Tensor, step: int) ->
     Raises:
         NonFiniteError: a term or a gradient is not finite; the weights are then untouched.
     """
-    config, network, coupling = exercise.config, group.network, exercise.coupling
+    config, network = exercise.config, group.network
+    weights, n_arms = weights_at(step, config), config.model.n_arms
+    coupling = build_coupling(weights.coupling, n_arms, config.objective.sigma_floor)
     network.train()
-    encoded = network.encode(x_ang, _input_dropout(group, config.model.input_dropout, x_ang))
+    dropout = _input_dropout(group, config.model.input_dropout, x_ang)
+    encoded = network.encode(x_ang, dropout, fine=aligning(step, config))
     sent = coupling.send(encoded.log_q_ank)
     # The sum needs the encoder alone: it travels while the decoder runs.
     pending = exercise.arm_sum.launch(sent.u_ank, sent.norm2_a)
-
-    c_ank = gumbel_softmax(encoded.log_q_ank, _noise(group, GUMBEL, encoded.log_q_ank), config.model.gumbel_temperature)
-    mu_and, log_var_and = network.state(encoded.z_anb, c_ank)
-    s_and = gaussian_sample(mu_and, log_var_and, _noise(group, STATE, mu_and))
-    out_ang = network.decode(s_and, c_ank)
-    terms = Terms(
-        reconstruction=-network.log_prob(x_ang, out_ang).mean(-1),
-        kl_state=state_kl(mu_and, log_var_and).mean(-1),
-        entropy=categorical_entropy(encoded.log_q_ank).mean(-1),
-    )
-    report = {"entropy": terms.entropy, "kl_state": terms.kl_state, "reconstruction": terms.reconstruction}
+    entropy, spread = categorical_entropy(encoded.log_q_ank).mean(-1), marginal_entropy(encoded.log_q_ank)
+    if weights.reconstruction is None:
+        terms = Terms(entropy, spread)
+    else:
+        terms = Terms(entropy, spread, *_decode(group, config, x_ang, encoded))
+    report = terms.named()
     require_finite({**report, "coupling": sent.norm2_a}, group.arms, step)
 
     sum_nk, norm2_total = pending.wait()
     distance = coupling.pairwise(norm2_total, sum_nk)
     if not torch.isfinite(distance):
         raise NonFiniteError("coupling", None, step)
-    lam = lam_at(step, config.objective.lam, config.training)
-    loss_a = loss_of(terms, config.model.n_arms, config.objective.beta) + lam * coupling.surrogate(sent, sum_nk)
+    own_a, surrogate_a = loss_of(terms, n_arms, weights), coupling.surrogate(sent, sum_nk)
     group.optimiser.zero_grad(set_to_none=True)
-    loss_a.sum().backward()
-    norm_a = _update(group, exercise, step)
-    return {**{k: v.detach() for k, v in report.items()}, "gradient": norm_a, "sigma_floored": sent.floored_a}, distance
+    (own_a + weights.lam * surrogate_a).sum().backward()
+    report["loss"] = own_a + weights.lam * coupling.share(surrogate_a, sum_nk)
+    report["gradient"] = _update(group, exercise, step)
+    report["sigma_floored"] = sent.floored_a
+    return {name: value.detach() for name, value in report.items()}, distance
+
+
+def _decode(group: ArmGroup, config: Config, x_ang: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor]:
+    """-E log p(x|s,c) and the state's KL with one sample of category and state, each (A_local,)."""
+    network = group.network
+    c_ank = gumbel_softmax(encoded.log_q_ank, _noise(group, GUMBEL, encoded.log_q_ank), config.model.gumbel_temperature)
+    mu_and, log_var_and = network.state(encoded.z_anb, c_ank)
+    s_and = gaussian_sample(mu_and, log_var_and, _noise(group, STATE, mu_and))
+    out_ang = network.decode(s_and, c_ank)
+    return -network.log_prob(x_ang, out_ang).mean(-1), state_kl(mu_and, log_var_and).mean(-1)
 
 
 def _update(group: ArmGroup, exercise: Exercise, step: int) -> Tensor:

@@ -1,0 +1,49 @@
+"""From fine categories to K: which of them the arms confuse.
+
+Evidence is the joint J of the fine categories that are given to two copies of the same cell: J_kl is the chance that one
+copy goes to k and the other to l. Copies of one type land now in one and now in another of its parts, so the parts
+of a type share more of J than their sizes alone would give.
+"""
+
+import numpy as np
+
+_RARE = 1e-9
+
+
+def joint_of_copies(q_first_nk: np.ndarray, q_second_nk: np.ndarray) -> np.ndarray:
+    """J, symmetric, shape (fine, fine), summing to 1: the mean outer product of two copies' posteriors (n, fine)."""
+    joint_kl = q_first_nk.T.astype(np.float64) @ q_second_nk
+    joint_kl = joint_kl + joint_kl.T
+    return joint_kl / joint_kl.sum()
+
+
+def merge_by_lift(joint_kl: np.ndarray, n_categories: int) -> np.ndarray:
+    """Merge, one after the other, the two categories with the largest lift J_kl / (p_k p_l) until K are left.
+
+    The lift is how much more often the two are confused than their sizes p explain, so abundant types may be made of
+    many fine categories and rare ones of a single one (Bonald et al. 2018 merge nodes of a graph by the same ratio).
+
+    Args:
+        joint_kl: symmetric joint of the fine categories.
+        n_categories: K.
+
+    Returns:
+        The category 0..K-1 of each fine category, shape (fine,), numbered by falling abundance. Fine categories that no
+        copy is given to go with the most abundant category.
+    """
+    joint_kl, size_k = joint_kl.copy(), joint_kl.sum(axis=1)
+    members = {k: [k] for k in np.flatnonzero(size_k > _RARE)}
+    while len(members) > n_categories:
+        alive = np.array(list(members))
+        lift_kl = joint_kl[np.ix_(alive, alive)] / np.outer(size_k[alive], size_k[alive])
+        first, second = np.triu_indices(len(alive), k=1)
+        best = int(np.argmax(lift_kl[first, second]))
+        kept, gone = alive[first[best]], alive[second[best]]
+        members[kept] += members.pop(gone)
+        joint_kl[kept] += joint_kl[gone]
+        joint_kl[:, kept] += joint_kl[:, gone]
+        size_k[kept] += size_k[gone]
+    category_k = np.zeros(len(size_k), dtype=np.int64)
+    for category, kept in enumerate(sorted(members, key=lambda k: -size_k[k])):
+        category_k[members[kept]] = category
+    return category_k
