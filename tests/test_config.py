@@ -16,15 +16,15 @@ from cplmix_ray.search.space import check_space
 
 # Scripts depend on these names. Adding or renaming one is a decision, and this list is where it is taken.
 TRAIN_OPTIONS = """
-    --config --out --resume --seed
+    --preset --config --out --resume --seed
     --data --layer --labels-key --normalise --target-sum --hvg --val-fraction
-    --copies --n-neighbours --neighbour-pcs --rotation --zoom --shift --shear
+    --copies --n-neighbours --neighbour-pcs --neighbour-space --rotation --zoom --shift --shear
     --thinning-keep --drop-genes --expression-noise
     --n-categories --n-arms --overcluster --state-dim --hidden --bottleneck --batch-norm --input-dropout
     --posterior --tau
     --gumbel-temperature --likelihood --state-given-category --shared-parameters
     --coupling --lam --reconstruction --beta --entropy --marginal --sigma-floor
-    --align-steps --align-coupling --align-entropy --align-marginal
+    --align-steps --align-coupling --align-entropy --align-marginal --align-guess
     --max-steps --epochs --batch-size --lr --lr-schedule --lr-warmup --lam-warmup --clip
     --log-every --evaluate-every --checkpoint-every --keep-checkpoints
     --engine --arms-per-worker --device --threads --ray-address --collective-timeout --cluster-grows-to
@@ -216,7 +216,7 @@ def test_the_options_of_train_are_these(monkeypatch, capsys):
 
 def test_the_options_are_the_settings_by_their_bare_names():
     names = [field for section in sections().values() for field in section.model_fields]
-    options = {f"--{name.replace('_', '-')}" for name in [*names, "seed", "config", "out", "resume"]}
+    options = {f"--{name.replace('_', '-')}" for name in [*names, "seed", "preset", "config", "out", "resume"]}
     assert options == set(TRAIN_OPTIONS.split())
 
 

@@ -12,7 +12,7 @@ ROOT = Path(cplmix_ray.__file__).parent
 # From the ground floor up. A room may import itself and the floors below, not its neighbours on the same floor.
 FLOORS = [
     {"errors", "version"},
-    {"config"},
+    {"config", "clusters"},
     {"data", "simplex", "likelihoods", "scores"},
     {"arm", "copies", "coupling", "objective"},
     {"trainer"},

@@ -9,7 +9,7 @@ import tyro
 from cplmix_ray.cli.line import Flag, parse_line, peek
 from cplmix_ray.cli.progress import Display
 from cplmix_ray.cli.table import score_line
-from cplmix_ray.config import Config, load_config
+from cplmix_ray.config import Config, load_config, load_preset
 from cplmix_ray.errors import InputError
 
 
@@ -18,11 +18,13 @@ class Train:
     """Find cell types and states without labels: train coupled autoencoders that must agree on each cell's category.
 
     With nothing given, trains two arms on the handwritten digits inside scikit-learn. For cells:
-    python -m cplmix_ray.train --data cells.h5ad --n-categories 20 --out my_run
+    python -m cplmix_ray.train --preset cells --data cells.h5ad --n-categories 20 --out my_run
     """
 
+    preset: str | None = None
+    """Recipe to start from: cells, mnist, ...; the files are in cplmix_ray/presets."""
     config: str | None = None
-    """YAML file of settings; what stands on the line goes before it."""
+    """YAML file of settings, in place of a preset; what stands on the line goes before it."""
     out: str | None = None
     """Folder for everything the run writes; default: runs/<data>-<time>."""
     resume: Flag = False
@@ -31,10 +33,18 @@ class Train:
 
 
 def parse_train(args: list[str]) -> Train:
-    """The command line over the YAML file, over the settings of the run that is resumed, over the defaults."""
-    early = peek(args, "config", "out", "resume")
+    """The command line over the YAML file or preset, over those of the run that is resumed, over the defaults.
+
+    Raises:
+        InputError: the line or the file is wrong, or names both a preset and a file.
+    """
+    early = peek(args, "preset", "config", "out", "resume")
     settings = Config()
-    if early["config"]:
+    if early["preset"] and early["config"]:
+        raise InputError("--preset and --config both name a recipe; give one of them.")
+    if early["preset"]:
+        settings = load_preset(early["preset"])
+    elif early["config"]:
         settings = load_config(early["config"])
     elif early["resume"] is not None and early["out"] and (Path(early["out"]) / "config.yaml").exists():
         settings = load_config(Path(early["out"]) / "config.yaml")

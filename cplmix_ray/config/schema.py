@@ -28,7 +28,8 @@ class Input(Section):
     normalise: Literal["auto", "log1p", "none"] = Field(
         "auto",
         description="log1p: scale each cell to --target-sum counts, then log(1 + x). "
-        "auto: do so where X holds raw counts and the likelihood is gaussian, and say so.",
+        "auto: do so where X holds raw counts, or values too large for logarithms, and the likelihood is gaussian, "
+        "and say so.",
     )
     target_sum: float = Field(1e4, gt=0, description="Library size to which normalised cells are scaled.")
     hvg: int | None = Field(None, ge=2, description="Keep this many highly variable genes (needs scanpy).")
@@ -46,6 +47,11 @@ class Copies(Section):
     )
     n_neighbours: int = Field(10, ge=1, description="A neighbour copy is one of this many nearest cells.")
     neighbour_pcs: int = Field(50, ge=1, description="Principal components on which cells are near.")
+    neighbour_space: Literal["components", "ensemble"] = Field(
+        "components",
+        description="Where cells are near: on principal components, or together in most partitions of an ensemble of "
+        "k-means over several normalisations (cells only).",
+    )
     rotation: float = Field(15.0, ge=0, description="Affine copies: largest rotation, in degrees.")
     zoom: float = Field(0.15, ge=0, lt=1, description="Affine copies: largest relative change of size.")
     shift: float = Field(0.05, ge=0, lt=1, description="Affine copies: largest shift, as a share of the side.")
@@ -124,6 +130,12 @@ class Alignment(Section):
     align_marginal: float = Field(
         1.0, ge=0, description="Weight of the mean posterior's entropy in the first stage, for a coupling of weight 1."
     )
+    align_guess: float = Field(
+        0.0,
+        ge=0,
+        description="Weight with which the encoders learn, in the first stage, the categories that an ensemble of "
+        "k-means guesses (cells only).",
+    )
 
 
 class Training(Section):
@@ -195,6 +207,11 @@ class Config(Section):
     placement: Placement = Placement()
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
 
+    @property
+    def needs_ensemble(self) -> bool:
+        """Whether partitions of the cells are asked for."""
+        return self.copies.neighbour_space == "ensemble" or self.alignment.align_guess > 0
+
     @model_validator(mode="after")
     def _one_kind_of_nothing(self) -> "Config":
         kinds = self.copies.copies
@@ -206,4 +223,6 @@ class Config(Section):
     def _stages_that_can_be(self) -> "Config":
         if self.model.overcluster > 1 and self.alignment.align_steps == 0:
             raise ValueError("model.overcluster: fine categories are merged after a first stage; set align_steps")
+        if self.alignment.align_guess > 0 and (self.alignment.align_steps == 0 or self.model.overcluster > 1):
+            raise ValueError("alignment.align_guess: it needs align_steps, and an overcluster of 1")
         return self

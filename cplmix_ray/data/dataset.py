@@ -6,14 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from cplmix_ray.clusters import Ensemble, build_ensemble
 from cplmix_ray.config import Config
 from cplmix_ray.data.cells import read_h5ad, source_from_anndata
-from cplmix_ray.data.fit import fit_preparation
+from cplmix_ray.data.fit import Fitted, fit_preparation
 from cplmix_ray.data.images import read_digits, read_npz
 from cplmix_ray.data.neighbours import nearest, principal_components
 from cplmix_ray.data.preparation import Preparation, check_finite
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.data.split import split_cells
+from cplmix_ray.data.views import views_of
 from cplmix_ray.errors import InputError
 
 __all__ = ["Dataset", "TrainingSet", "build_dataset", "dense_rows", "read_source", "source_from_anndata"]
@@ -28,6 +30,7 @@ class TrainingSet:
         train_idx, val_idx: rows for training and for validation.
         neighbours: (n, k) rows of training cells near each training cell, None where copies need none.
         preparation: how the values were made.
+        guess: (n,) first guess of every training cell's category, -1 for other cells; None where none is learned.
     """
 
     values_ng: Values
@@ -35,6 +38,7 @@ class TrainingSet:
     val_idx: np.ndarray
     neighbours: np.ndarray | None
     preparation: Preparation
+    guess: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,20 @@ def build_dataset(source: Source, config: Config) -> Dataset:
     check_finite(source.values_ng, source)
     train_idx, val_idx = split_cells(source.n_cells, config.input.val_fraction, config.seed, source.held_out_n)
     fitted = fit_preparation(source, config)
+    ensemble = _ensemble(fitted, source, train_idx, config) if config.needs_ensemble else None
     neighbours = None
     if "neighbours" in copies_for(config, fitted.preparation):
-        neighbours = _neighbours_of_training_cells(fitted.log_values_ng, train_idx, config)
-    training = TrainingSet(fitted.values_ng, train_idx, val_idx, neighbours, fitted.preparation)
+        if ensemble is not None and config.copies.neighbour_space == "ensemble":
+            points = ensemble.points_nk
+        else:
+            log_values_ng = fitted.log_values_ng[train_idx]
+            points = principal_components(log_values_ng, config.copies.neighbour_pcs, config.seed)
+        neighbours = _neighbours_of_training_cells(points, source.n_cells, train_idx, config)
+    guess = None
+    if ensemble is not None and config.alignment.align_guess > 0:
+        guess = np.full(source.n_cells, -1, dtype=np.int64)
+        guess[train_idx] = ensemble.guess_n
+    training = TrainingSet(fitted.values_ng, train_idx, val_idx, neighbours, fitted.preparation, guess)
     return Dataset(training, source.labels_n, source.name, fitted.notes)
 
 
@@ -132,10 +146,29 @@ def copies_for(config: Config, preparation: Preparation) -> tuple[str, ...]:
     return tuple(kind for kind in kinds if kind != "none")
 
 
-def _neighbours_of_training_cells(log_values_ng: Values, train_idx: np.ndarray, config: Config) -> np.ndarray:
+def _neighbours_of_training_cells(
+    points_np: np.ndarray, n_cells: int, train_idx: np.ndarray, config: Config
+) -> np.ndarray:
     """Table over all rows, so that it is indexed by row; rows outside the training set point to themselves."""
-    points = principal_components(log_values_ng[train_idx], config.copies.neighbour_pcs, config.seed)
-    near = nearest(points, config.copies.n_neighbours)
-    table = np.repeat(np.arange(log_values_ng.shape[0])[:, None], near.shape[1], axis=1)
+    near = nearest(points_np, config.copies.n_neighbours)
+    table = np.repeat(np.arange(n_cells)[:, None], near.shape[1], axis=1)
     table[train_idx] = train_idx[near]
     return table
+
+
+def _ensemble(fitted: Fitted, source: Source, train_idx: np.ndarray, config: Config) -> Ensemble:
+    """Partitions of the training cells on the genes that the arms see."""
+    if fitted.preparation.kind == "images":
+        raise InputError("--neighbour-space ensemble and --align-guess are for cells; leave them out for images.")
+    at = source.adata.var_names.get_indexer(list(fitted.preparation.var_names))
+    log_ng = fitted.log_values_ng[:, at][train_idx]
+    views = views_of(log_ng, _linear(fitted, source, log_ng, at, train_idx), config.seed)
+    return build_ensemble(views, config.model.n_categories, config.seed)
+
+
+def _linear(fitted: Fitted, source: Source, log_ng: Values, at: np.ndarray, train_idx: np.ndarray) -> Values | None:
+    """Expression proportional to counts: as it was read where it was normalised here, else undoing the logarithm."""
+    if fitted.preparation.kind == "counts" or fitted.preparation.target_sum is not None:
+        return source.values_ng[:, at][train_idx]
+    smallest, largest = float(log_ng.min()), float(log_ng.max())
+    return None if smallest < 0 or largest > 30 else np.expm1(log_ng)

@@ -10,6 +10,8 @@ from cplmix_ray.data.preparation import Preparation, holds_counts, prepare, requ
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError
 
+_LARGEST_LOGARITHM = 50.0
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -41,7 +43,9 @@ def fit_preparation(source: Source, config: Config) -> Fitted:
     counts = holds_counts(source.values_ng)
     if config.model.likelihood in ("nb", "zinb"):
         fitted = _counts(source, config)
-    elif config.input.normalise == "log1p" or (config.input.normalise == "auto" and counts):
+    elif config.input.normalise == "log1p" or (
+        config.input.normalise == "auto" and (counts or _no_logarithms(source.values_ng))
+    ):
         fitted = _normalised(source, config, counts)
     else:
         fitted = _as_they_are(source, counts)
@@ -77,7 +81,8 @@ def _normalised(source: Source, config: Config, counts: bool) -> Fitted:
     if values.min() < 0:
         raise InputError(f"{source.name} holds negative values, so it cannot be normalised; use --normalise none.")
     preparation = Preparation("log", tuple(source.adata.var_names), target_sum=config.input.target_sum)
-    note = f"{source.name} holds raw counts: cells are scaled to {preparation.target_sum:g} and log1p is taken."
+    what = "raw counts" if counts else f"values up to {values.max():g}, which are no logarithms"
+    note = f"{source.name} holds {what}: cells are scaled to {preparation.target_sum:g} and log1p is taken."
     if config.input.normalise == "log1p":
         note = (
             "" if counts else "--normalise log1p is applied to values that are no counts: are they normalised already?"
@@ -86,13 +91,18 @@ def _normalised(source: Source, config: Config, counts: bool) -> Fitted:
     return Fitted(preparation, prepared, prepared, (note,) if note else ())
 
 
+def _no_logarithms(values_ng: Values) -> bool:
+    """Whether expression was read that is not logarithmic: e^50 molecules or more are in no cell."""
+    return bool(values_ng.min() >= 0 and values_ng.max() > _LARGEST_LOGARITHM)
+
+
 def _as_they_are(source: Source, counts: bool) -> Fitted:
     preparation = Preparation("log", tuple(source.adata.var_names))
     prepared, largest = prepare(source.values_ng, preparation), float(source.values_ng.max())
     notes: tuple[str, ...] = ()
     if counts:
         notes = ("The values look like raw counts and are taken as they are; --normalise log1p is usual.",)
-    elif largest > 50:
+    elif largest > _LARGEST_LOGARITHM:
         notes = (f"The largest value is {largest:g}: if these are no logarithms, use --normalise log1p.",)
     return Fitted(preparation, prepared, prepared, notes)
 

@@ -23,6 +23,7 @@ class Weights:
         reconstruction: of -E log p(x|s,c) and beta times the state's KL; None where the encoders train alone.
         entropy: of H(c|x), which is maximised.
         marginal: of the entropy of the mean posterior, which is maximised.
+        guess: of -log q of the guessed category.
     """
 
     coupling: CouplingName
@@ -31,6 +32,7 @@ class Weights:
     beta: float
     entropy: float
     marginal: float
+    guess: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class Terms:
         marginal_entropy: entropy of the minibatch's mean posterior.
         reconstruction: -E log p(x|s,c); None where the encoders train alone.
         kl_state: E KL(q(s|c,x) || p(s|c)); None likewise.
+        guess: -E log q(guess|x); None where nothing is guessed.
     """
 
     entropy: Tensor
     marginal_entropy: Tensor
     reconstruction: Tensor | None = None
     kl_state: Tensor | None = None
+    guess: Tensor | None = None
 
     def named(self) -> dict[str, Tensor]:
         """The terms that there are, by name."""
@@ -80,4 +84,6 @@ def loss_of(terms: Terms, n_arms: int, weights: Weights) -> Tensor:
     own = -weights.entropy * terms.entropy - weights.marginal * terms.marginal_entropy
     if terms.reconstruction is not None and terms.kl_state is not None:
         own = own + weights.reconstruction * (terms.reconstruction + weights.beta * terms.kl_state)
+    if terms.guess is not None:
+        own = own + weights.guess * terms.guess
     return arm_weight(n_arms) * own

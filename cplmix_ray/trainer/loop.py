@@ -55,12 +55,14 @@ def train_arms(
     worker = ArmGroup(config, data.preparation, arms, device, ours, start.step)
     chain = build_copies(copies_for(config, data.preparation), config.copies, data)
     exercise = Exercise(config, row_reader(data.values_ng, device), chain, n_steps, ArmSum(group))
+    guess = None if data.guess is None else torch.as_tensor(data.guess)
     order = CellOrder(data.train_idx, training.batch_size, config.seed)
     begun = time.perf_counter()
 
     for step in range(start.step, n_steps):
-        x_ang = draw_copies(worker, exercise, order.batch(step))
-        terms, distance = train_step(worker, exercise, x_ang, step)
+        idx_n = order.batch(step)
+        guess_n = None if guess is None else guess[idx_n].to(device)
+        terms, distance = train_step(worker, exercise, draw_copies(worker, exercise, idx_n), step, guess_n)
         done = step + 1
         last = done == n_steps
         # In the first stage whatever is scored or saved has its fine categories merged as they would be then.

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cplmix_ray.clusters import joint_of_copies, merge_by_lift
 from cplmix_ray.copies import make_copies
-from cplmix_ray.coupling.merging import joint_of_copies, merge_by_lift
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.randomness import merging_generator
 from cplmix_ray.trainer.step import Exercise
@@ -34,7 +34,7 @@ def merge_categories(group: ArmGroup, exercise: Exercise, train_idx: np.ndarray,
             for _ in range(2)
         )
         joint_kl += joint_of_copies(first, second)
-    groups = merge_by_lift(joint_kl / joint_kl.sum(), config.model.n_categories)
+    groups = merge_by_lift(joint_kl, joint_kl.sum(axis=1), config.model.n_categories)
     network.merge(torch.as_tensor(groups, device=group.device))
 
 

@@ -25,7 +25,9 @@ def weights_at(step: int, config: Config) -> Weights:
     """The objective of ``step``: that of the first stage, then Eq. 7 with lambda after its linear rise."""
     if aligning(step, config):
         first = config.alignment
-        return Weights(first.align_coupling, 1.0, None, 0.0, first.align_entropy, first.align_marginal)
+        return Weights(
+            first.align_coupling, 1.0, None, 0.0, first.align_entropy, first.align_marginal, first.align_guess
+        )
     objective, rise = config.objective, config.training.lam_warmup
     done = step - config.alignment.align_steps
     lam = objective.lam * min(1.0, done / rise) if rise else objective.lam

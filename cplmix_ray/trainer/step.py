@@ -44,12 +44,15 @@ def draw_copies(group: ArmGroup, exercise: Exercise, idx_n: np.ndarray) -> Tenso
     return torch.stack(copies)
 
 
-def train_step(group: ArmGroup, exercise: Exercise, x_ang: Tensor, step: int) -> tuple[dict[str, Tensor], Tensor]:
+def train_step(
+    group: ArmGroup, exercise: Exercise, x_ang: Tensor, step: int, guess_n: Tensor | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
     """Forward, one sum over arms, backward, update.
 
     Args:
         x_ang: the arms' copies of the minibatch.
         step: counted from 0.
+        guess_n: guessed categories of the minibatch.
 
     Returns:
         Terms of each arm by name, each (A_local,), and the pairwise distance over all arms (scalar).
@@ -68,7 +71,7 @@ def train_step(group: ArmGroup, exercise: Exercise, x_ang: Tensor, step: int) ->
     pending = exercise.arm_sum.launch(sent.u_ank, sent.norm2_a)
     entropy, spread = categorical_entropy(encoded.log_q_ank).mean(-1), marginal_entropy(encoded.log_q_ank)
     if weights.reconstruction is None:
-        terms = Terms(entropy, spread)
+        terms = Terms(entropy, spread, guess=_surprise(encoded.log_q_ank, guess_n) if weights.guess else None)
     else:
         terms = Terms(entropy, spread, *_decode(group, config, x_ang, encoded))
     report = terms.named()
@@ -85,6 +88,12 @@ def train_step(group: ArmGroup, exercise: Exercise, x_ang: Tensor, step: int) ->
     report["gradient"] = _update(group, exercise, step)
     report["sigma_floored"] = sent.floored_a
     return {name: value.detach() for name, value in report.items()}, distance
+
+
+def _surprise(log_q_ank: Tensor, guess_n: Tensor | None) -> Tensor:
+    """-E log q of the guessed categories, (A_local,)."""
+    assert guess_n is not None
+    return -log_q_ank.gather(-1, guess_n.expand(len(log_q_ank), -1).unsqueeze(-1)).mean((1, 2))
 
 
 def _decode(group: ArmGroup, config: Config, x_ang: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor]:

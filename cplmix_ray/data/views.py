@@ -1,0 +1,63 @@
+"""Views of the cells: principal components under normalisations that stress different things.
+
+log: log-expression, where strongly expressed genes count most. scaled: every gene in units of its own spread, where
+rare genes count as much as others. residuals: analytic Pearson residuals (Lause et al. 2021), where a gene counts for
+what it varies beyond the sampling of molecules.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.decomposition import PCA
+
+from cplmix_ray.data.source import Values
+
+_COMPONENTS = 50
+_FIT, _BLOCK = 20_000, 5_000
+"""Cells from which components are found, and cells transformed at once: a view of all cells is never held whole."""
+_CLIP, _THETA = 10.0, 100.0
+
+
+def views_of(log_ng: Values, linear_ng: Values | None, seed: int) -> list[np.ndarray]:
+    """Principal components of each view, each (n, p) float32.
+
+    Args:
+        log_ng: log-expression (or pixels) of the chosen genes, dense or CSR.
+        linear_ng: counts, or expression that is proportional to counts, of the same genes; None leaves residuals out.
+    """
+    fit = np.sort(np.random.default_rng(seed).permutation(log_ng.shape[0])[:_FIT])
+    sample_ng = _dense(log_ng, fit)
+    mean_g, spread_g = sample_ng.mean(axis=0), sample_ng.std(axis=0) + 1e-6
+    views = [
+        _components(log_ng, lambda x_ng: x_ng, fit, seed),
+        _components(log_ng, lambda x_ng: ((x_ng - mean_g) / spread_g).clip(-_CLIP, _CLIP), fit, seed),
+    ]
+    if linear_ng is not None:
+        share_g = np.asarray(linear_ng.sum(axis=0), dtype=np.float64).ravel()
+        share_g /= share_g.sum() or 1.0
+        views.append(_components(linear_ng, lambda x_ng: pearson_residuals(x_ng, share_g, len(fit)), fit, seed))
+    return views
+
+
+def pearson_residuals(x_ng: np.ndarray, share_g: np.ndarray, n_cells: int) -> np.ndarray:
+    """(x - mu) / sqrt(mu + mu^2 / theta) with mu the cell's library times the gene's share, clipped at sqrt(n)."""
+    mu_ng = np.maximum(x_ng.sum(axis=1, keepdims=True) * share_g, 1e-12)
+    bound = np.sqrt(n_cells)
+    return ((x_ng - mu_ng) / np.sqrt(mu_ng + mu_ng**2 / _THETA)).clip(-bound, bound).astype(np.float32)
+
+
+def _components(values_ng: Values, view: Callable[[np.ndarray], np.ndarray], fit: np.ndarray, seed: int) -> np.ndarray:
+    n, g = values_ng.shape
+    room = min(_COMPONENTS, min(len(fit), g) - 1)
+    if room < 1:
+        return np.zeros((n, 1), np.float32)
+    pca = PCA(room, svd_solver="covariance_eigh" if g <= 4000 else "randomized", random_state=seed)
+    pca.fit(view(_dense(values_ng, fit)))
+    blocks = [pca.transform(view(_dense(values_ng, np.arange(at, min(at + _BLOCK, n))))) for at in range(0, n, _BLOCK)]
+    return np.concatenate(blocks).astype(np.float32)
+
+
+def _dense(values_ng: Values, idx_n: np.ndarray) -> np.ndarray:
+    rows = values_ng[idx_n]
+    return (rows.toarray() if sp.issparse(rows) else np.asarray(rows)).astype(np.float32)
