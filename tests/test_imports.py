@@ -13,14 +13,14 @@ ROOT = Path(cplmix_ray.__file__).parent
 FLOORS = [
     {"errors", "version"},
     {"config"},
-    {"data", "simplex", "likelihoods", "scores"},
+    {"data", "simplex", "likelihoods", "scores", "simulator"},
     {"arm", "copies", "coupling", "objective"},
     {"trainer"},
     {"engine"},
     {"run"},
     {"search"},
     {"api", "cli"},
-    {"train", "tune", "evaluate", "predict"},
+    {"train", "tune", "evaluate", "predict", "simulate"},
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
