@@ -26,8 +26,8 @@ class Technology:
 
 
 TECHNOLOGIES = {
-    "smartseq": Technology(depth=60.0, library_sd=0.35, dispersion=0.8, dropout=6.0),
-    "10x": Technology(depth=0.5, library_sd=0.45, dispersion=0.3, dropout=0.0),
+    "smartseq": Technology(depth=60.0, library_sd=0.35, dispersion=0.8, dropout=12.0),
+    "10x": Technology(depth=0.28, library_sd=0.45, dispersion=0.3, dropout=0.0),
 }
 
 
@@ -75,12 +75,12 @@ class Simulation(Section):
     )
     marker_share: float = Field(0.4, gt=0, le=1, description="Share of the genes whose expression differs by type.")
     changes: float = Field(
-        0.6,
+        0.4,
         gt=0,
         description="How often the expression of such a gene changes between the root of the tree and a leaf; "
         "more makes types easier to tell apart.",
     )
-    change_sd: float = Field(1.2, gt=0, description="Size of such a change (s.d. of the log fold change).")
+    change_sd: float = Field(1.0, gt=0, description="Size of such a change (s.d. of the log fold change).")
     state_dims: int = Field(1, ge=0, le=9, description="Dimensions of the continuous state of a cell.")
     state_share: float = Field(
         0.03, gt=0, le=0.5, description="Share of the genes that follow one dimension of the state; each type has its own."
