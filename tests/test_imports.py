@@ -13,8 +13,8 @@ ROOT = Path(cplmix_ray.__file__).parent
 FLOORS = [
     {"errors", "version"},
     {"config"},
-    {"data", "simplex", "likelihoods", "scores", "simulator"},
-    {"arm", "copies", "coupling", "objective"},
+    {"data", "simplex", "likelihoods", "scores"},
+    {"arm", "copies", "coupling", "objective", "simulator"},
     {"trainer"},
     {"engine"},
     {"run"},

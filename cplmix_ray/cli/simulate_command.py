@@ -40,8 +40,8 @@ def simulate(args: list[str]) -> None:
     cells_t = adata.obs["cell_type"].value_counts()
     share = adata.X.nnz / (adata.n_obs * adata.n_vars)
     print(
-        f"{adata.n_obs} cells x {adata.n_vars} genes, {len(cells_t)} types of {cells_t.max()} to {cells_t.min()} cells, "
-        f"{share:.1%} of the values above zero; seed {settings.seed}."
+        f"{adata.n_obs} cells x {adata.n_vars} genes, {len(cells_t)} types of {cells_t.max()} to {cells_t.min()} "
+        f"cells, {share:.1%} of the values above zero; seed {settings.seed}."
     )
     print(
         f"Results are in {out}: obs['cell_type'], obs['subclass']"

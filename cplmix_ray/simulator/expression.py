@@ -46,5 +46,5 @@ def state_effects(
 
 
 def along_state(state_nd: np.ndarray, shape: str) -> np.ndarray:
-    """By what the effects are multiplied: the state itself, or 1.5 tanh(s), which has about its spread and levels off."""
+    """By what the effects are multiplied: the state itself, or 1.5 tanh(s), of about its spread."""
     return state_nd if shape == "linear" else 1.5 * np.tanh(state_nd)

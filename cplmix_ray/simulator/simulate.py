@@ -61,7 +61,7 @@ def draw_truth(settings: Simulation) -> Truth:
     tree = random_tree(settings.types, of_tree) if settings.tree is None else read_tree(settings.tree)
     tree = tree.reduced(settings.types)
     genes = gene_names(settings.gene_names, settings.genes)
-    base_g = settings.expression_sd * of_genes.standard_normal(len(genes))
+    base_g = settings.of_technology("expression_sd") * of_genes.standard_normal(len(genes))
     fold_tg, marker_g = type_programmes(
         tree, len(genes), settings.marker_share, settings.changes, settings.change_sd, of_types
     )

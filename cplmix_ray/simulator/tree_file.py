@@ -1,6 +1,6 @@
 """Dendrograms from CSV files, in the layout of R's `dendextend` that the Allen Institute uses."""
 
-import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -39,7 +39,7 @@ def read_tree(path: str) -> Tree:
     rising = np.flatnonzero(tree.lengths < -1e-9)
     if len(rising) or tree.heights[0] <= 0:
         raise InputError(
-            f"The height of '{tree.labels[rising[0] if len(rising) else 0]}' in {path} does not fit a tree: heights must "
+            f"The height of '{tree.labels[rising[0] if len(rising) else 0]}' in {path} does not fit: heights must "
             f"fall from the root to the leaves."
         )
     if len(tree.leaves) < 2:
@@ -48,7 +48,7 @@ def read_tree(path: str) -> Tree:
 
 
 def _read(path: str) -> pd.DataFrame:
-    if not os.path.isfile(path):
+    if not Path(path).is_file():
         raise InputError(f"There is no file {path}; check the path given to --tree.")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -57,9 +57,7 @@ def _read(path: str) -> pd.DataFrame:
         raise InputError(f"Cannot read the tree {path} as a CSV file ({reason}).") from None
     missing = [name for name in _NEEDED if name not in table]
     if missing:
-        raise InputError(
-            f"The tree {path} has no column {', '.join(missing)}; it needs label, parent and height, a line for each node."
-        )
+        raise InputError(f"The tree {path} has no column {', '.join(missing)}; it needs label, parent and height.")
     return table
 
 
