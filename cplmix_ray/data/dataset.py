@@ -7,16 +7,19 @@ import numpy as np
 import scipy.sparse as sp
 
 from cplmix_ray.config import Config
+from cplmix_ray.config.schema import Input
 from cplmix_ray.data.cells import read_h5ad, source_from_anndata
+from cplmix_ray.data.cortex import is_table, join_metadata, read_csv_cells
 from cplmix_ray.data.fit import fit_preparation
 from cplmix_ray.data.images import read_digits, read_npz
+from cplmix_ray.data.metadata import read_metadata
 from cplmix_ray.data.neighbours import nearest, principal_components
 from cplmix_ray.data.preparation import Preparation, check_finite
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.data.split import split_cells
 from cplmix_ray.errors import InputError
 
-__all__ = ["Dataset", "TrainingSet", "build_dataset", "dense_rows", "read_source", "source_from_anndata"]
+__all__ = ["Dataset", "TrainingSet", "build_dataset", "dense_rows", "read_input", "read_source", "source_from_anndata"]
 
 
 @dataclass(frozen=True)
@@ -45,40 +48,70 @@ class Dataset:
         training: what the arms see.
         labels_n: known types as strings, "" where unknown; None without labels.
         name: what to call the cells in messages.
-        notes: what the user should know of the preparation.
+        notes: what the user should know of the reading and the preparation.
+        truth_nm: known continuous states, NaN where unknown; None without them.
     """
 
     training: TrainingSet
     labels_n: np.ndarray | None
     name: str
     notes: tuple[str, ...] = ()
+    truth_nm: np.ndarray | None = None
 
     @property
     def n_cells(self) -> int:
         return self.training.values_ng.shape[0]
 
 
-def read_source(data: str, layer: str | None = None, labels_key: str | None = None) -> Source:
-    """Read 'digits', an `.npz` or an `.h5ad`.
+def read_source(
+    data: str,
+    layer: str | None = None,
+    labels_key: str | None = None,
+    metadata: str | None = None,
+    state_key: tuple[str, ...] = (),
+) -> Source:
+    """Read 'digits', an `.npz`, an `.h5ad` or `.csv` files.
 
     Raises:
         InputError: the file is missing, broken, or of another kind.
     """
     if data == "digits":
-        return _plain(read_digits(), layer, labels_key)
+        return _plain(read_digits(), layer, labels_key, metadata, state_key)
+    if is_table(data):
+        adata, notes = read_csv_cells(data, metadata)
+        return source_from_anndata(adata, layer, labels_key, data, state_key, notes)
     if not os.path.exists(data):
         raise InputError(f"There is no file {data}; check the path given to --data.")
     if data.endswith(".npz"):
-        return _plain(read_npz(data), layer, labels_key)
+        return _plain(read_npz(data), layer, labels_key, metadata, state_key)
     if data.endswith((".h5ad", ".h5", ".hdf5")):
-        return read_h5ad(data, layer, labels_key)
-    raise InputError(f"--data {data} is neither an .h5ad file of cells nor an .npz file of images nor 'digits'.")
+        adata, said = read_h5ad(data), []
+        if metadata is not None:
+            adata, said = join_metadata(adata, read_metadata(metadata), data, metadata)
+        return source_from_anndata(adata, layer, labels_key, data, state_key, tuple(said))
+    raise InputError(
+        f"--data {data} is neither an .h5ad or .csv file of cells nor an .npz file of images nor 'digits'."
+    )
 
 
-def _plain(images: Source, layer: str | None, labels_key: str | None) -> Source:
+def read_input(given: Input) -> Source:
+    """Read what the settings of a run name.
+
+    Raises:
+        InputError: the file is missing, broken, or of another kind.
+    """
+    return read_source(given.data, given.layer, given.labels_key, given.metadata, given.state_key)
+
+
+def _plain(
+    images: Source, layer: str | None, labels_key: str | None, metadata: str | None, state_key: tuple[str, ...]
+) -> Source:
     """Images have no layers, and their labels go by the one name 'label'."""
     if layer is not None:
         raise InputError(f"{images.name} holds images, which have no layer '{layer}'; leave out --layer.")
+    if metadata is not None or state_key:
+        option = "--state-key" if metadata is None else "--metadata"
+        raise InputError(f"{images.name} holds images, for which {option} means nothing; leave it out.")
     if labels_key not in (None, "label") or (labels_key == "label" and images.labels_n is None):
         raise InputError(f"{images.name} holds images; labels come from its y arrays, not from '{labels_key}'.")
     return images
@@ -108,7 +141,7 @@ def build_dataset(source: Source, config: Config) -> Dataset:
     if "neighbours" in copies_for(config, fitted.preparation):
         neighbours = _neighbours_of_training_cells(fitted.log_values_ng, train_idx, config)
     training = TrainingSet(fitted.values_ng, train_idx, val_idx, neighbours, fitted.preparation)
-    return Dataset(training, source.labels_n, source.name, fitted.notes)
+    return Dataset(training, source.labels_n, source.name, (*source.notes, *fitted.notes), source.truth_nm)
 
 
 def copies_for(config: Config, preparation: Preparation) -> tuple[str, ...]:
