@@ -23,8 +23,8 @@ class Input(Section):
 
     data: str = Field(
         "digits",
-        description="An .h5ad or .csv file of cells, an .npz file of images, or 'digits'. Several .csv files of the same "
-        "genes go with commas between them.",
+        description="An .h5ad or .csv file of cells, an .npz file of images, or 'digits'. Several .csv files of "
+        "the same genes stand side by side with commas between them.",
     )
     metadata: str | None = Field(
         None,

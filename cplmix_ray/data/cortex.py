@@ -34,10 +34,13 @@ def read_csv_cells(data: str, metadata: str | None) -> tuple[anndata.AnnData, tu
         InputError: a file is missing or broken, or names do not match.
     """
     table = None if metadata is None else read_metadata(metadata)
-    parts, names, genes, notes = [], [], None, []
+    parts: list[sp.csr_matrix] = []
+    names: list[str] = []
+    notes: list[str] = []
+    genes: list[str] | None = None
     for path in data.split(","):
         cells, own_genes, values, said = _read_one(path, None if table is None else table.index)
-        if genes is not None and list(genes) != list(own_genes):
+        if genes is not None and genes != own_genes:
             raise InputError(f"The files of --data {data} hold different genes, or in another order; make them alike.")
         genes, names = own_genes, names + cells
         parts.append(values)
@@ -46,17 +49,17 @@ def read_csv_cells(data: str, metadata: str | None) -> tuple[anndata.AnnData, tu
     assert genes is not None
     _refuse_twice(genes, "gene", data)
     adata = anndata.AnnData(
-        sp.vstack(parts, format="csr"), obs=pd.DataFrame(index=names), var=pd.DataFrame(index=list(genes))
+        sp.vstack(parts, format="csr"), obs=pd.DataFrame(index=names), var=pd.DataFrame(index=genes)
     )
     if table is None or metadata is None:
         return adata, tuple(notes)
-    adata, said = join_metadata(adata, table, data, metadata)
-    return adata, (*notes, *said)
+    adata, more = join_metadata(adata, table, data, metadata)
+    return adata, (*notes, *more)
 
 
 def join_metadata(
     adata: anndata.AnnData, table: pd.DataFrame, data: str, metadata: str
-) -> tuple[anndata.AnnData, list[str]]:
+) -> tuple[anndata.AnnData, tuple[str, ...]]:
     """The cells that have a line, with its columns in obs; columns of the same name give way.
 
     Raises:
@@ -71,7 +74,7 @@ def join_metadata(
     joined = table.loc[kept.obs_names]
     for name in joined:
         kept.obs[name] = joined[name].to_numpy() if joined[name].dtype != "category" else joined[name].array
-    return kept, notes
+    return kept, tuple(notes)
 
 
 def _read_one(path: str, known: pd.Index | None) -> tuple[list[str], list[str], sp.csr_matrix, list[str]]:
@@ -108,4 +111,7 @@ def _symbols(path: str, ids: list[str]) -> tuple[list[str], list[str]]:
 def _refuse_twice(names: Sequence[str], what: str, where: str) -> None:
     twice = pd.Index(names)[pd.Index(names).duplicated()]
     if len(twice):
-        raise InputError(f"{where} names {what} '{twice[0]}' more than once; name each {what} once.")
+        place = "in the first column" if what == "cell" else "in the first line"
+        raise InputError(
+            f"{where} names {what} '{twice[0]}' more than once; name each {what} once, {place} of cells x genes."
+        )

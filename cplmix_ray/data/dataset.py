@@ -85,10 +85,10 @@ def read_source(
     if data.endswith(".npz"):
         return _plain(read_npz(data), layer, labels_key, metadata, state_key)
     if data.endswith((".h5ad", ".h5", ".hdf5")):
-        adata, said = read_h5ad(data), []
+        adata, notes = read_h5ad(data), ()
         if metadata is not None:
-            adata, said = join_metadata(adata, read_metadata(metadata), data, metadata)
-        return source_from_anndata(adata, layer, labels_key, data, state_key, tuple(said))
+            adata, notes = join_metadata(adata, read_metadata(metadata), data, metadata)
+        return source_from_anndata(adata, layer, labels_key, data, state_key, notes)
     raise InputError(
         f"--data {data} is neither an .h5ad or .csv file of cells nor an .npz file of images nor 'digits'."
     )

@@ -35,11 +35,11 @@ def state_effects(
     The genes are drawn for every type anew, among the half that it expresses most: elsewhere nobody would see them.
     """
     n_types, n_genes = log_rate_tg.shape
-    n_chosen = max(1, round(share * n_genes))
+    n_chosen = max(1, min(round(share * n_genes), n_genes // max(n_dims, 1)))
     effect_dtg = np.zeros((n_dims, n_types, n_genes))
     for t, log_rate_g in enumerate(log_rate_tg):
         expressed = np.argsort(-log_rate_g, kind="stable")[: max(n_dims * n_chosen, n_genes // 2)]
-        chosen = rng.permutation(expressed)[: n_dims * n_chosen].reshape(n_dims, -1)
+        chosen = rng.permutation(expressed)[: n_dims * n_chosen].reshape(n_dims, n_chosen)
         for d, genes in enumerate(chosen):
             effect_dtg[d, t, genes] = strength * rng.standard_normal(len(genes))
     return effect_dtg
