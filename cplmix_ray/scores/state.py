@@ -74,7 +74,7 @@ def cross_validated(state_nd: np.ndarray, truth_n: np.ndarray) -> float:
     if not np.ptp(state_nd, axis=0).any():
         return 0.0
     folds = KFold(FOLDS, shuffle=True, random_state=0)
-    # The mean rank is known. A fitted one would be low where the held-out ranks are high, and useless states below zero.
+    # The mean rank is known. A fitted one is low where held-out ranks are high, which puts useless states below zero.
     model = make_pipeline(StandardScaler(), Ridge(alpha=1.0, fit_intercept=False))
     rank_n = rankdata(truth_n) - (len(truth_n) + 1) / 2
     return _spearman(cross_val_predict(model, state_nd.astype(float), rank_n, cv=folds), truth_n)
