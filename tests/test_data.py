@@ -110,9 +110,9 @@ def test_labels_are_strings_and_the_missing_ones_are_empty(column, expected):
 
 
 def test_an_unknown_kind_of_file_is_refused(tmp_path):
-    (tmp_path / "cells.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match=r"cells\.csv is neither an \.h5ad"):
-        read_source(str(tmp_path / "cells.csv"))
+    (tmp_path / "cells.txt").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"cells\.txt is neither an \.h5ad"):
+        read_source(str(tmp_path / "cells.txt"))
 
 
 # Sparse stays sparse

@@ -14,13 +14,13 @@ FLOORS = [
     {"errors", "version"},
     {"config", "clusters"},
     {"data", "simplex", "likelihoods", "scores"},
-    {"arm", "copies", "coupling", "objective"},
+    {"arm", "copies", "coupling", "objective", "simulator"},
     {"trainer"},
     {"engine"},
     {"run"},
     {"search"},
     {"api", "cli"},
-    {"train", "tune", "evaluate", "predict"},
+    {"train", "tune", "evaluate", "predict", "simulate"},
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

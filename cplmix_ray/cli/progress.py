@@ -10,12 +10,13 @@ class Display:
     """Shows the steps done, the time left and a few figures.
 
     Args:
-        first, last: steps already done and steps in all.
+        unit: what is counted.
     """
 
     LINES, QUIET_SECONDS = 10, 30.0
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "step") -> None:
+        self.unit = unit
         self.bar: tqdm | None = None
         self.first = self.last = self.told = 0
         self.begun = self.told_at = time.monotonic()
@@ -25,7 +26,7 @@ class Display:
         self.first, self.last, self.told = first, last, first
         self.begun = self.told_at = time.monotonic()
         if sys.stderr.isatty():
-            self.bar = tqdm(total=last, initial=first, unit="step", dynamic_ncols=True, smoothing=0.05)
+            self.bar = tqdm(total=last, initial=first, unit=self.unit, dynamic_ncols=True, smoothing=0.05)
 
     def say(self, line: str) -> None:
         """A line of its own, above the bar where there is one."""
@@ -45,7 +46,7 @@ class Display:
         if (due or step == self.last) and step > self.told:
             left = (now - self.begun) / (step - self.first) * (self.last - step)
             shown = "".join(f", {name} {value:.4g}" for name, value in figures.items())
-            print(f"step {step}/{self.last}, {duration(left)} left{shown}", flush=True)
+            print(f"{self.unit} {step}/{self.last}, {duration(left)} left{shown}", flush=True)
             self.told, self.told_at = step, now
 
     def end(self) -> None:

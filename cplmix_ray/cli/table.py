@@ -8,6 +8,10 @@ _NAMES = {
     "amp": "AMP",
     "kl_qc_pc": "KL(q(c)||p(c))",
     "populated": "populated",
+    "state_rho": "state rho",
+    "state_ridge": "state ridge",
+    "state_rho_in_categories": "state rho in categories",
+    "state_ridge_in_categories": "state ridge in categories",
     "reconstruction": "L_rec",
 }
 

@@ -1,7 +1,7 @@
 """From fine categories to K: which of them the arms confuse.
 
-Evidence is the joint J of the fine categories that are given to two copies of the same cell: J_kl is the chance that one
-copy goes to k and the other to l. Copies of one type land now in one and now in another of its parts, so the parts
+Evidence is the joint J of the fine categories that are given to two copies of the same cell: J_kl is the chance that
+one copy goes to k and the other to l. Copies of one type land now in one and now in another of its parts, so the parts
 of a type share more of J than their sizes alone would give.
 """
 
@@ -20,8 +20,8 @@ def joint_of_copies(q_first_nk: np.ndarray, q_second_nk: np.ndarray) -> np.ndarr
 def merge_by_lift(joint_kl: np.ndarray, size_k: np.ndarray, n_categories: int) -> np.ndarray:
     """Merge, one after the other, the two categories with the largest J_kl / (p_k p_l)^0.75 until K are left.
 
-    With the power 1 this is the lift, how much more often two categories are confused than their sizes p explain, and the
-    merging is average linkage: abundant types may be made of many fine categories, and a few odd cells can stay
+    With the power 1 this is the lift, how much more often two categories are confused than their sizes p explain, and
+    the merging is average linkage: abundant types may be made of many fine categories, and a few odd cells can stay
     categories of their own. With the power 1/2 sizes are kept even. What lies between was better than either on cells
     whose types differ in abundance by a factor of 2 to 50.
 
@@ -31,8 +31,8 @@ def merge_by_lift(joint_kl: np.ndarray, size_k: np.ndarray, n_categories: int) -
         n_categories: K.
 
     Returns:
-        The category 0..K-1 of each fine category, shape (fine,), numbered by falling abundance. Fine categories that are
-        not used go with the most abundant category.
+        The category 0..K-1 of each fine category, shape (fine,), numbered by falling abundance. Fine categories that
+        are not used go with the most abundant category.
     """
     joint_kl, size_k = joint_kl.astype(np.float64), size_k / size_k.sum()
     members = {int(k): [int(k)] for k in np.flatnonzero(size_k > _RARE)}

@@ -22,9 +22,24 @@ class Section(BaseModel):
 class Input(Section):
     """Which cells, and how they are prepared."""
 
-    data: str = Field("digits", description="An .h5ad file of cells, an .npz file of images, or 'digits'.")
+    data: str = Field(
+        "digits",
+        description="An .h5ad or .csv file of cells, an .npz file of images, or 'digits'. Several .csv files of "
+        "the same genes stand side by side with commas between them.",
+    )
+    metadata: str | None = Field(
+        None,
+        description="CSV file with what is known of the cells, a line for each, by the cell's name in the column "
+        "sample_name or else the first; its columns join obs, and cells without a line are left out.",
+    )
     layer: str | None = Field(None, description="Layer of the .h5ad to read in place of X.")
     labels_key: str | None = Field(None, description="Column of obs with known types; used for scores only.")
+    state_key: tuple[str, ...] = Field(
+        (), description="Columns of obs with a known continuous state; used for scores only."
+    )
+    genes: str | None = Field(
+        None, description="File with a gene name on each line: train on these alone. Library sizes are of all genes."
+    )
     normalise: Literal["auto", "log1p", "none"] = Field(
         "auto",
         description="log1p: scale each cell to --target-sum counts, then log(1 + x). "

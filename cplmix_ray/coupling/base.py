@@ -28,7 +28,8 @@ class Sent:
 class Coupling(Protocol):
     """How arms are drawn towards one another, for ``n_arms`` arms in all; one arm alone is drawn nowhere."""
 
-    n_arms: int
+    @property
+    def n_arms(self) -> int: ...
 
     def send(self, log_q_ank: Tensor) -> Sent:
         """What each arm needs to say, from its own posterior (A_local, n, K) alone."""

@@ -12,27 +12,31 @@ from cplmix_ray.data.source import Source
 from cplmix_ray.errors import InputError
 
 
-def read_h5ad(path: str | Path, layer: str | None = None, labels_key: str | None = None) -> Source:
+def read_h5ad(path: str | Path) -> anndata.AnnData:
     """Read a whole `.h5ad`; sparse matrices stay sparse.
 
     Raises:
-        InputError: the file cannot be read, or lacks the layer or the label column.
+        InputError: the file cannot be read.
     """
     try:
         with warnings.catch_warnings():
             # Said below in our own words for genes; cells may share a name.
             warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
-            adata = anndata.read_h5ad(path)
+            return anndata.read_h5ad(path)
     except Exception as error:  # h5py and anndata raise many kinds for broken files; all mean the same to a user
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"Cannot read {path} as an .h5ad file; it may be truncated or no .h5ad ({reason}).") from None
-    return source_from_anndata(adata, layer, labels_key, str(path))
 
 
 def source_from_anndata(
-    adata: anndata.AnnData, layer: str | None = None, labels_key: str | None = None, name: str = "the AnnData object"
+    adata: anndata.AnnData,
+    layer: str | None = None,
+    labels_key: str | None = None,
+    name: str = "the AnnData object",
+    state_key: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> Source:
-    """Choose the matrix and the labels of an AnnData object, and check both."""
+    """Choose the matrix, the labels and the known states of an AnnData object, and check all."""
     if layer is not None and layer not in adata.layers:
         raise InputError(f"{name} has no layer '{layer}'; it has {_listed(adata.layers)}.")
     values = adata.X if layer is None else adata.layers[layer]
@@ -46,7 +50,8 @@ def source_from_anndata(
     values = sp.csr_matrix(values) if sp.issparse(values) else np.asarray(values)
     if values.dtype.kind not in "uifb":
         raise InputError(f"The expression matrix of {name} holds {values.dtype}, not numbers.")
-    return Source(adata, values, name, labels_n=_labels(adata, labels_key, name))
+    labels_n, truth_nm = _labels(adata, labels_key, name), _states(adata, state_key, name)
+    return Source(adata, values, name, labels_n=labels_n, truth_nm=truth_nm, notes=notes)
 
 
 def _labels(adata: anndata.AnnData, key: str | None, name: str) -> np.ndarray | None:
@@ -56,6 +61,26 @@ def _labels(adata: anndata.AnnData, key: str | None, name: str) -> np.ndarray | 
         raise InputError(f"{name} has no column '{key}' in obs for --labels-key; it has {_listed(adata.obs)}.")
     column = pd.Series(adata.obs[key])
     return np.where(column.isna(), "", column.astype(str)).astype(str)
+
+
+def _states(adata: anndata.AnnData, keys: tuple[str, ...], name: str) -> np.ndarray | None:
+    if not keys:
+        return None
+    columns = []
+    for key in keys:
+        if key not in adata.obs:
+            raise InputError(f"{name} has no column '{key}' in obs for --state-key; it has {_listed(adata.obs)}.")
+        column = adata.obs[key]
+        plain = column.astype(object).where(column.notna(), np.nan)
+        numbers = pd.to_numeric(plain, errors="coerce").to_numpy(float)
+        wrong = np.flatnonzero(np.isnan(numbers) & column.notna().to_numpy())
+        if len(wrong):
+            raise InputError(
+                f"Column '{key}' of {name} holds '{column.iloc[wrong[0]]}', which is no number; --state-key takes "
+                f"columns of numbers."
+            )
+        columns.append(np.where(np.isfinite(numbers), numbers, np.nan))
+    return np.stack(columns, axis=1)
 
 
 def _listed(keys: object) -> str:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cplmix_ray.config import Config
-from cplmix_ray.data.genes import highly_variable
+from cplmix_ray.data.gene_list import read_gene_list
+from cplmix_ray.data.genes import highly_variable, listed_genes
 from cplmix_ray.data.preparation import Preparation, holds_counts, prepare, require_counts
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError
@@ -49,12 +50,15 @@ def fit_preparation(source: Source, config: Config) -> Fitted:
         fitted = _normalised(source, config, counts)
     else:
         fitted = _as_they_are(source, counts)
-    return fitted if config.input.hvg is None else _select(fitted, source, counts, config.input.hvg)
+    if config.input.hvg is None and config.input.genes is None:
+        return fitted
+    return _select(fitted, source, counts, config)
 
 
 def _images(source: Source, config: Config) -> Fitted:
-    if config.input.hvg is not None:
-        raise InputError("--hvg chooses genes and means nothing for images; leave it out.")
+    if config.input.hvg is not None or config.input.genes is not None:
+        option = "--genes" if config.input.hvg is None else "--hvg"
+        raise InputError(f"{option} chooses genes and means nothing for images; leave it out.")
     if config.model.likelihood in ("nb", "zinb"):
         raise InputError(f"--likelihood {config.model.likelihood} is for counts; images take bernoulli or gaussian.")
     lowest, highest = float(source.values_ng.min()), float(source.values_ng.max())
@@ -107,14 +111,22 @@ def _as_they_are(source: Source, counts: bool) -> Fitted:
     return Fitted(preparation, prepared, prepared, notes)
 
 
-def _select(fitted: Fitted, source: Source, counts: bool, n_genes: int) -> Fitted:
-    if counts:
-        keep = highly_variable(source.values_ng, n_genes, counts=True)
-    else:
-        keep = highly_variable(fitted.log_values_ng, n_genes, counts=False)
+def _select(fitted: Fitted, source: Source, counts: bool, config: Config) -> Fitted:
+    """The genes of the list, and the most variable among them."""
+    keep, notes = np.arange(len(source.adata.var_names)), fitted.notes
+    if config.input.genes is not None:
+        keep, said = listed_genes(source.adata.var_names, read_gene_list(config.input.genes), config.input.genes)
+        notes = (*notes, *said)
+    if config.input.hvg is not None:
+        ranked = source.values_ng if counts else fitted.log_values_ng
+        ranked = ranked if len(keep) == ranked.shape[1] else ranked[:, keep]
+        keep = keep[highly_variable(ranked, config.input.hvg, counts)]
     names = tuple(source.adata.var_names[keep])
     return replace(
-        fitted, preparation=replace(fitted.preparation, var_names=names), values_ng=fitted.values_ng[:, keep]
+        fitted,
+        preparation=replace(fitted.preparation, var_names=names),
+        values_ng=fitted.values_ng[:, keep],
+        notes=notes,
     )
 
 

@@ -36,6 +36,22 @@ def highly_variable(values_ng: Values, n_genes: int, counts: bool) -> np.ndarray
     return expressed[table["highly_variable"].to_numpy()]
 
 
+def listed_genes(var_names: pd.Index, wanted: list[str], path: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Indices, in their old order, of the genes that a list names; and what to say of those that are not there.
+
+    Raises:
+        InputError: none is there.
+    """
+    keep = np.flatnonzero(var_names.isin(wanted))
+    if not len(keep):
+        raise InputError(f"None of the {len(wanted)} genes in {path} is in the data, whose first is '{var_names[0]}'.")
+    missing = [gene for gene in wanted if gene not in var_names]
+    if not missing:
+        return keep, ()
+    note = f"{len(missing)} of the {len(wanted)} genes in {path} are not in the data (first: '{missing[0]}')."
+    return keep, (note,)
+
+
 def columns_of(var_names: pd.Index, wanted: tuple[str, ...], name: str) -> np.ndarray:
     """Where the wanted genes stand among ``var_names``.
 

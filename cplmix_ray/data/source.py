@@ -21,6 +21,8 @@ class Source:
         image_shape: (height, width) of images, None for cells.
         labels_n: known types as strings, "" where unknown; None without labels.
         held_out_n: True for cells that the file itself sets apart (a test set), None where it does not.
+        truth_nm: known continuous states, NaN where unknown; None without them.
+        notes: what the user should know of the reading.
     """
 
     adata: anndata.AnnData
@@ -29,6 +31,8 @@ class Source:
     image_shape: tuple[int, int] | None = None
     labels_n: np.ndarray | None = None
     held_out_n: np.ndarray | None = None
+    truth_nm: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def n_cells(self) -> int:

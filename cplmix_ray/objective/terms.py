@@ -69,7 +69,7 @@ def categorical_entropy(log_q_ank: Tensor) -> Tensor:
 
 
 def marginal_entropy(log_q_ank: Tensor) -> Tensor:
-    """Entropy in nats of the posterior's mean over the minibatch, shape (A,); log K where all categories are used alike."""
+    """Entropy in nats of the posterior's mean over the minibatch, (A,); log K where all categories are used alike."""
     q_ak = log_q_ank.exp().mean(dim=1)
     return -(q_ak * q_ak.clamp_min(1e-20).log()).sum(-1)
 
@@ -82,7 +82,7 @@ def arm_weight(n_arms: int) -> int:
 def loss_of(terms: Terms, n_arms: int, weights: Weights) -> Tensor:
     """Each arm's own part of the loss, shape (A_local,); the coupling is added to it."""
     own = -weights.entropy * terms.entropy - weights.marginal * terms.marginal_entropy
-    if terms.reconstruction is not None and terms.kl_state is not None:
+    if weights.reconstruction is not None and terms.reconstruction is not None and terms.kl_state is not None:
         own = own + weights.reconstruction * (terms.reconstruction + weights.beta * terms.kl_state)
     if terms.guess is not None:
         own = own + weights.guess * terms.guess

@@ -14,7 +14,7 @@ from cplmix_ray.engine import Engine, Plan, engine_for
 from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.run.model import Inferred, TrainedModel
 from cplmix_ray.run.watch import Progress, Watcher
-from cplmix_ray.scores import score
+from cplmix_ray.scores import score, state_scores
 from cplmix_ray.trainer.checkpoint import Checkpoint
 from cplmix_ray.trainer.events import Evaluated, Snapshot
 from cplmix_ray.trainer.loop import Start
@@ -117,13 +117,15 @@ def conducting(
 
 def all_scores(inferred: Inferred, data: Dataset) -> dict[str, float]:
     """Scores over all cells, and over the validation cells under names that begin with ``val_``."""
-    scores = scores_of(inferred, data.labels_n, np.arange(data.n_cells))
+    scores = scores_of(inferred, data, np.arange(data.n_cells))
     scores["reconstruction"] = float(np.mean(inferred.reconstruction))
-    held_out = scores_of(inferred, data.labels_n, data.training.val_idx)
+    held_out = scores_of(inferred, data, data.training.val_idx)
     return {**scores, **{f"val_{name}": value for name, value in held_out.items()}}
 
 
-def scores_of(inferred: Inferred, labels_n: np.ndarray | None, idx_n: np.ndarray) -> dict[str, float]:
+def scores_of(inferred: Inferred, data: Dataset, idx_n: np.ndarray) -> dict[str, float]:
     """Scores of the consensus over some of the cells."""
-    labels = None if labels_n is None else labels_n[idx_n]
-    return score(inferred.log_q_ank[:, idx_n], inferred.probs_nk[idx_n], labels)[0]
+    labels_n = None if data.labels_n is None else data.labels_n[idx_n]
+    truth_nm = None if data.truth_nm is None else data.truth_nm[idx_n]
+    scores = score(inferred.log_q_ank[:, idx_n], inferred.probs_nk[idx_n], labels_n)[0]
+    return {**scores, **state_scores(inferred.state_nd[idx_n], truth_nm, labels_n, inferred.category_n[idx_n])}

@@ -11,7 +11,7 @@ from cplmix_ray.trainer.checkpoint import Checkpoint, latest_checkpoint
 
 _MAY_CHANGE = {
     "placement": None,
-    "input": {"data", "labels_key"},
+    "input": {"data", "metadata", "labels_key", "state_key"},
     "training": {"max_steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints"},
 }
 """Settings that a resumed run may change: where it runs, how long, what it writes. All else is what it is."""
