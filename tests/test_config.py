@@ -17,7 +17,7 @@ from cplmix_ray.search.space import check_space
 # Scripts depend on these names. Adding or renaming one is a decision, and this list is where it is taken.
 TRAIN_OPTIONS = """
     --config --out --resume --seed
-    --data --layer --labels-key --normalise --target-sum --hvg --val-fraction
+    --data --subset --layer --labels-key --normalise --target-sum --hvg --val-fraction
     --copies --n-neighbours --neighbour-pcs --rotation --zoom --shift --shear
     --thinning-keep --drop-genes --expression-noise
     --n-categories --n-arms --state-dim --hidden --bottleneck --batch-norm --input-dropout --tau

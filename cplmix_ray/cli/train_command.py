@@ -48,7 +48,7 @@ def train(args: list[str]) -> None:
     if command.resume and command.out is None:
         raise InputError("--resume needs --out with the folder of the run to go on with.")
     # Heavy imports only now, so that --help and a wrong line answer at once.
-    from cplmix_ray.data.dataset import build_dataset, read_source
+    from cplmix_ray.data.dataset import build_dataset, read_input
     from cplmix_ray.engine import Plan
     from cplmix_ray.run.annotate import write_result
     from cplmix_ray.run.conduct import conduct
@@ -57,7 +57,7 @@ def train(args: list[str]) -> None:
 
     folder = RunFolder(command.out or _fresh_name(config.input.data))
     folder.require_room(command.resume)
-    source = read_source(config.input.data, config.input.layer, config.input.labels_key)
+    source = read_input(config)
     data = build_dataset(source, config)
     for note in data.notes:
         display.say(note)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-CopyKind = Literal["auto", "none", "affine", "thinning", "gene_dropout", "neighbours"]
+CopyKind = Literal["auto", "none", "affine", "centre", "move", "thinning", "gene_dropout", "neighbours"]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian", "nb", "zinb"]
 
 
@@ -21,7 +21,10 @@ class Section(BaseModel):
 class Input(Section):
     """Which cells, and how they are prepared."""
 
-    data: str = Field("digits", description="An .h5ad file of cells, an .npz file of images, or 'digits'.")
+    data: str = Field(
+        "digits", description="An .h5ad file of cells, an .npz file of images, 'digits', or 'dsprites', which is drawn."
+    )
+    subset: int | None = Field(None, ge=1, description="Take this many cells, drawn by the seed; default: all.")
     layer: str | None = Field(None, description="Layer of the .h5ad to read in place of X.")
     labels_key: str | None = Field(None, description="Column of obs with known types; used for scores only.")
     normalise: Literal["auto", "log1p", "none"] = Field(
@@ -40,8 +43,9 @@ class Copies(Section):
     copies: tuple[CopyKind, ...] = Field(
         ("auto",),
         min_length=1,
-        description="Kinds of copies, applied in this order. auto: neighbours and affine for images, "
-        "neighbours and gene_dropout for log-expression, neighbours and thinning for counts.",
+        description="Kinds of copies, applied in this order. auto: neighbours and affine for images (dsprites: "
+        "affine), neighbours and gene_dropout for log-expression, neighbours and thinning for counts. centre and move put "
+        "what an image shows in its middle, or anywhere in it, whole.",
     )
     n_neighbours: int = Field(10, ge=1, description="A neighbour copy is one of this many nearest cells.")
     neighbour_pcs: int = Field(50, ge=1, description="Principal components on which cells are near.")

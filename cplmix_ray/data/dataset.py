@@ -1,22 +1,29 @@
 """A data set ready for training: what the driver keeps, and the part of it that workers see."""
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 
 from cplmix_ray.config import Config
-from cplmix_ray.data.cells import read_h5ad, source_from_anndata
+from cplmix_ray.data.cells import source_from_anndata
 from cplmix_ray.data.fit import fit_preparation
-from cplmix_ray.data.images import read_digits, read_npz
+from cplmix_ray.data.lazy import LazyRows
 from cplmix_ray.data.neighbours import nearest, principal_components
 from cplmix_ray.data.preparation import Preparation, check_finite
-from cplmix_ray.data.source import Source, Values
+from cplmix_ray.data.read import read_input, read_source
+from cplmix_ray.data.source import Factors, Source, Values
 from cplmix_ray.data.split import split_cells
 from cplmix_ray.errors import InputError
 
-__all__ = ["Dataset", "TrainingSet", "build_dataset", "dense_rows", "read_source", "source_from_anndata"]
+_FITTING = {
+    "images": ("neighbours", "affine", "centre", "move"),
+    "counts": ("neighbours", "thinning"),
+    "log": ("neighbours", "gene_dropout"),
+}
+"""Kinds of copies that fit a kind of data; the first two are the usual ones."""
+
+__all__ = ["Dataset", "TrainingSet", "build_dataset", "dense_rows", "read_input", "read_source", "source_from_anndata"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,8 @@ class TrainingSet:
     """What an arm may see: cells and their neighbours, never a label.
 
     Attributes:
-        values_ng: prepared values, dense float32 or CSR float32; read-only, as all arms of a node share them.
+        values_ng: prepared values, dense or CSR float32, or rows made on demand; read-only, as all arms of a
+            node share them.
         train_idx, val_idx: rows for training and for validation.
         neighbours: (n, k) rows of training cells near each training cell, None where copies need none.
         preparation: how the values were made.
@@ -46,46 +54,24 @@ class Dataset:
         labels_n: known types as strings, "" where unknown; None without labels.
         name: what to call the cells in messages.
         notes: what the user should know of the preparation.
+        factors: what images were made from; None where that is not known.
     """
 
     training: TrainingSet
     labels_n: np.ndarray | None
     name: str
     notes: tuple[str, ...] = ()
+    factors: Factors | None = None
 
     @property
     def n_cells(self) -> int:
         return self.training.values_ng.shape[0]
 
 
-def read_source(data: str, layer: str | None = None, labels_key: str | None = None) -> Source:
-    """Read 'digits', an `.npz` or an `.h5ad`.
-
-    Raises:
-        InputError: the file is missing, broken, or of another kind.
-    """
-    if data == "digits":
-        return _plain(read_digits(), layer, labels_key)
-    if not os.path.exists(data):
-        raise InputError(f"There is no file {data}; check the path given to --data.")
-    if data.endswith(".npz"):
-        return _plain(read_npz(data), layer, labels_key)
-    if data.endswith((".h5ad", ".h5", ".hdf5")):
-        return read_h5ad(data, layer, labels_key)
-    raise InputError(f"--data {data} is neither an .h5ad file of cells nor an .npz file of images nor 'digits'.")
-
-
-def _plain(images: Source, layer: str | None, labels_key: str | None) -> Source:
-    """Images have no layers, and their labels go by the one name 'label'."""
-    if layer is not None:
-        raise InputError(f"{images.name} holds images, which have no layer '{layer}'; leave out --layer.")
-    if labels_key not in (None, "label") or (labels_key == "label" and images.labels_n is None):
-        raise InputError(f"{images.name} holds images; labels come from its y arrays, not from '{labels_key}'.")
-    return images
-
-
 def dense_rows(values_ng: Values, idx_n: np.ndarray) -> np.ndarray:
-    """Rows as a dense float32 array; the only place where sparse data is filled in."""
+    """Rows as a dense float32 array; the only place where sparse data is filled in and lazy rows are made."""
+    if isinstance(values_ng, LazyRows):
+        return values_ng.rows(idx_n)
     rows = values_ng[idx_n]
     return rows.toarray() if sp.issparse(rows) else np.ascontiguousarray(rows)
 
@@ -105,30 +91,33 @@ def build_dataset(source: Source, config: Config) -> Dataset:
     train_idx, val_idx = split_cells(source.n_cells, config.input.val_fraction, config.seed, source.held_out_n)
     fitted = fit_preparation(source, config)
     neighbours = None
-    if "neighbours" in copies_for(config, fitted.preparation):
+    if "neighbours" in copies_for(config, fitted.preparation, fitted.values_ng):
         neighbours = _neighbours_of_training_cells(fitted.log_values_ng, train_idx, config)
     training = TrainingSet(fitted.values_ng, train_idx, val_idx, neighbours, fitted.preparation)
-    return Dataset(training, source.labels_n, source.name, fitted.notes)
+    return Dataset(training, source.labels_n, source.name, fitted.notes, source.factors)
 
 
-def copies_for(config: Config, preparation: Preparation) -> tuple[str, ...]:
+def copies_for(config: Config, preparation: Preparation, values_ng: Values = None) -> tuple[str, ...]:
     """The kinds of copies with 'auto' resolved for this kind of data.
+
+    Neighbours of lazy rows are not sought: each image would have to be made and compared with the others.
 
     Raises:
         InputError: a kind does not fit the data.
     """
-    fitting = {
-        "images": ("neighbours", "affine"),
-        "counts": ("neighbours", "thinning"),
-        "log": ("neighbours", "gene_dropout"),
-    }[preparation.kind]
-    kinds = config.copies.copies
+    kinds, fitting = config.copies.copies, _FITTING[preparation.kind]
+    lazy = isinstance(values_ng, LazyRows)
     if kinds == ("auto",):
-        return fitting
+        return ("affine",) if lazy else fitting[:2]
     for kind in kinds:
         if kind not in fitting and kind != "none":
             what = {"images": "images", "counts": "raw counts", "log": "log-expression"}[preparation.kind]
             raise InputError(f"--copies {kind} does not fit {what}; choose among {', '.join(fitting)} and none.")
+    if lazy and "neighbours" in kinds:
+        raise InputError(
+            "--copies neighbours compares images that are all in memory, and these are made as they are read; "
+            f"choose among {', '.join(fitting[1:])} and none."
+        )
     return tuple(kind for kind in kinds if kind != "none")
 
 
