@@ -1,0 +1,59 @@
+"""Where in an image its content is: copies that put it in the middle, or anywhere, and keep it whole."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cplmix_ray.copies.base import Copy
+
+FAINT = 0.02
+"""Pixels below this count as empty: what interpolation leaves around the content."""
+
+
+@dataclass(frozen=True)
+class Centre(Copy):
+    """The content's bounding box goes to the middle of the image, so that turning and zooming keep it inside."""
+
+    image_shape: tuple[int, int]
+
+    def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
+        images = x_ng.view(-1, *self.image_shape)
+        down, across = (torch.div(before - after, 2, rounding_mode="floor") for before, after in _margins(images))
+        return _shifted(images, -down, -across)
+
+
+@dataclass(frozen=True)
+class Move(Copy):
+    """The content goes to a random place, all whole pixels equally likely at which none of it leaves the image."""
+
+    image_shape: tuple[int, int]
+
+    def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
+        images = x_ng.view(-1, *self.image_shape)
+        draw_n2 = torch.rand((len(images), 2), generator=generator, device=generator.device)
+        down, across = (
+            (draw_n2[:, axis] * (before + after + 1)).long().clamp_max(before + after) - before
+            for axis, (before, after) in enumerate(_margins(images))
+        )
+        return _shifted(images, down, across)
+
+
+def _margins(images_nyx: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Empty pixels before and after the content, downwards and across; all zero where an image is empty."""
+    margins = []
+    for axis in (2, 1):
+        full = (images_nyx > FAINT).any(dim=axis).to(torch.uint8)
+        some = full.any(dim=1)
+        margins.append((full.argmax(dim=1) * some, full.flip(1).argmax(dim=1) * some))
+    return margins
+
+
+def _shifted(images_nyx: Tensor, down_n: Tensor, across_n: Tensor) -> Tensor:
+    """Each image shifted by whole pixels, which come in again on the other side."""
+    n, height, width = images_nyx.shape
+    device = images_nyx.device
+    rows = (torch.arange(height, device=device) - down_n[:, None]) % height
+    columns = (torch.arange(width, device=device) - across_n[:, None]) % width
+    flat = rows[:, :, None] * width + columns[:, None, :]
+    return images_nyx.reshape(n, -1).gather(1, flat.view(n, -1))
