@@ -15,11 +15,13 @@ class Predict:
     run: str
     """Folder that train wrote with --out."""
     data: str
-    """Cells (.h5ad) or images (.npz) to annotate; the file itself is left alone."""
+    """Cells (.h5ad), images (.npz), 'digits' or 'dsprites' to annotate; the file itself is left alone."""
     out: str
     """The .h5ad to write: the given cells with the results added."""
     layer: str | None = None
     """Layer of the .h5ad that holds the expression; default: the one the run was trained on."""
+    subset: int | None = None
+    """Annotate this many of the cells, drawn by the run's seed; default: all."""
     key_added: str = "cplmix"
     """Beginning of the added names: obs <key>_category and <key>_confidence, obsm X_<key> and <key>_probs."""
 
@@ -28,6 +30,7 @@ def predict(args: list[str]) -> None:
     """Infer, add the keys, write the file, and say where it is."""
     command = parse_line(Predict, args, "predict")
     from cplmix_ray.data.dataset import read_source
+    from cplmix_ray.data.lazy import NO_PIXELS, LazyRows
     from cplmix_ray.run.annotate import annotate
     from cplmix_ray.run.folder import require_writable, write_whole
     from cplmix_ray.run.model import TrainedModel
@@ -38,10 +41,13 @@ def predict(args: list[str]) -> None:
         raise InputError(f"--out {out} is the file that --data names, which is left alone; name another one.")
     require_writable(out.parent)
     model = TrainedModel.load(command.run)
-    source = read_source(command.data, command.layer if command.layer is not None else model.config.input.layer)
+    layer = command.layer if command.layer is not None else model.config.input.layer
+    source = read_source(command.data, layer, None, command.subset, model.config.seed)
     inferred = model.infer(model.values_of(source))
     scores, _ = score(inferred.log_q_ank, inferred.probs_nk, None)
     annotate(source.adata, inferred, model, scores, command.key_added)
     write_whole(out, source.adata.write_h5ad)
+    if isinstance(source.values_ng, LazyRows):
+        print(NO_PIXELS)
     print(score_line(f"{source.n_cells} cells", scores))
     print(f"Results are in {out}: obs['{command.key_added}_category'], obsm['X_{command.key_added}'] and others.")

@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cplmix_ray.config import Config
 from cplmix_ray.data.dataset import Dataset
+from cplmix_ray.data.source import Factors
 from cplmix_ray.engine.store import StoredSet
 from cplmix_ray.errors import InputError
 
@@ -27,10 +28,11 @@ class StoredData:
     labels_n: np.ndarray | None
     name: str
     notes: tuple[str, ...]
+    factors: Factors | None = None
 
     def dataset(self) -> Dataset:
         """The data set, its arrays read-only views of the store."""
-        return Dataset(self.stored.fetch(), self.labels_n, self.name, self.notes)
+        return Dataset(self.stored.fetch(), self.labels_n, self.name, self.notes, self.factors)
 
 
 class _Keeper:
@@ -48,7 +50,7 @@ class _Keeper:
             data = self.build(self.source, config)
             stored = StoredSet.put(data.training, self.values.get(values_key))
             self.values[values_key] = stored.values
-            self.sets[key] = StoredData(stored, data.labels_n, data.name, data.notes)
+            self.sets[key] = StoredData(stored, data.labels_n, data.name, data.notes, data.factors)
             _forget(self.sets)
             _forget(self.values)
         return self.sets[key]
