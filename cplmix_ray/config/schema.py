@@ -44,8 +44,8 @@ class Copies(Section):
         ("auto",),
         min_length=1,
         description="Kinds of copies, applied in this order. auto: neighbours and affine for images (dsprites: "
-        "affine), neighbours and gene_dropout for log-expression, neighbours and thinning for counts. centre and move put "
-        "what an image shows in its middle, or anywhere in it, whole.",
+        "affine), neighbours and gene_dropout for log-expression, neighbours and thinning for counts. centre "
+        "and move put what an image shows in its middle, or anywhere in it, whole.",
     )
     n_neighbours: int = Field(10, ge=1, description="A neighbour copy is one of this many nearest cells.")
     neighbour_pcs: int = Field(50, ge=1, description="Principal components on which cells are near.")

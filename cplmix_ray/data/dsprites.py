@@ -13,13 +13,14 @@ from functools import cache
 
 import numpy as np
 
-from cplmix_ray.data.factored import FACTORS, factored_source
+from cplmix_ray.data.factored import FACTORS, Made, factored_source
 from cplmix_ray.data.lazy import LazyRows
 from cplmix_ray.data.source import Source
 
 SIDE = 64
 SIZES = (1, 3, 6, 40, 32, 32)
-"""Values of color, shape, scale, orientation, posX, posY; the last varies fastest. Orientations 0 and 39 are the same."""
+"""Values of color, shape, scale, orientation, posX, posY; the last varies fastest. Orientation 39 is orientation 0."""
+N_IMAGES = 737_280
 
 _HALF_SQUARE = 0.15 * SIDE
 _SEMI_AXES = (12.75, 7.22)
@@ -36,7 +37,7 @@ class DSprites(LazyRows):
 
     def __init__(self, index_n: np.ndarray | None = None):
         self.index_n = None if index_n is None else np.asarray(index_n, np.int32)
-        n = int(np.prod(SIZES)) if self.index_n is None else len(self.index_n)
+        n = N_IMAGES if self.index_n is None else len(self.index_n)
         self.shape, self.image_shape = (n, SIDE * SIDE), (SIDE, SIDE)
 
     def rows(self, idx_n: np.ndarray) -> np.ndarray:
@@ -53,11 +54,12 @@ class DSprites(LazyRows):
         return np.stack(np.unravel_index(self._numbers(idx_n), SIZES), axis=-1)
 
 
-def read_dsprites(labels_key: str | None = None) -> Source:
-    """All images with their factors."""
-    classes_nf = np.stack(np.unravel_index(np.arange(int(np.prod(SIZES))), SIZES), axis=-1).astype(np.int8)
+def read_dsprites(labels_key: str | None = None, index_n: np.ndarray | None = None) -> Source:
+    """All images, or those numbered ``index_n``, with their factors."""
+    numbers_n = np.arange(N_IMAGES) if index_n is None else index_n
+    classes_nf = np.stack(np.unravel_index(numbers_n, SIZES), axis=-1).astype(np.int8)
     values_nf = np.stack([possible_values(i)[classes_nf[:, i]] for i in range(len(FACTORS))], axis=-1)
-    return factored_source(DSprites(), classes_nf, values_nf, "dsprites", labels_key)
+    return factored_source(DSprites(index_n), Made(classes_nf, values_nf, numbers_n), "dsprites", labels_key)
 
 
 def possible_values(factor: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Images with known factors: what dSprites and archives in its layout have in common."""
 
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -34,9 +35,16 @@ class PackedImages(LazyRows):
         return PackedImages(self.bits_nb[idx_n], self.image_shape)
 
 
-def factored_source(
-    images: LazyRows, classes_nf: np.ndarray, values_nf: np.ndarray, name: str, labels_key: str | None = None
-) -> Source:
+@dataclass(frozen=True)
+class Made:
+    """From what each image was made: classes and values of all factors, shape (n, 6), and its number."""
+
+    classes_nf: np.ndarray
+    values_nf: np.ndarray
+    numbers_n: np.ndarray
+
+
+def factored_source(images: LazyRows, made: Made, name: str, labels_key: str | None = None) -> Source:
     """Images with their factors as columns of obs; the shape is the label unless ``labels_key`` names another factor.
 
     Raises:
@@ -45,9 +53,10 @@ def factored_source(
     key = "shape" if labels_key in (None, "label") else labels_key
     if key not in FACTORS:
         raise InputError(f"{name} has no factor '{labels_key}' for --labels-key; it has {', '.join(FACTORS)}.")
-    obs = pd.DataFrame(index=pd.RangeIndex(len(classes_nf)).astype(str))
+    classes_nf = made.classes_nf
+    obs = pd.DataFrame(index=pd.Index(made.numbers_n).astype(str))
     for i, factor in enumerate(FACTORS):
-        obs[factor] = values_nf[:, i].astype(np.float32)
+        obs[factor] = made.values_nf[:, i].astype(np.float32)
     obs["shape"] = pd.Categorical.from_codes(classes_nf[:, 1], categories=list(SHAPES))
     labels_n = np.asarray(SHAPES)[classes_nf[:, 1]] if key == "shape" else classes_nf[:, FACTORS.index(key)].astype(str)
     # A factor of one value is none.
@@ -94,7 +103,9 @@ def read_original(path: str | Path, labels_key: str | None = None) -> Source:
     classes_nf = latents[0]
     if classes_nf.dtype.kind == "f" or classes_nf.min() < 0 or classes_nf[:, 1].max() >= len(SHAPES):
         raise InputError(f"latents_classes in {path} must count from 0, shapes to {len(SHAPES) - 1}.")
-    return factored_source(images, classes_nf.astype(np.int16), latents[1], str(path), labels_key)
+    return factored_source(
+        images, Made(classes_nf.astype(np.int16), latents[1], np.arange(len(classes_nf))), str(path), labels_key
+    )
 
 
 def _pack(file: IO[bytes], path: str | Path) -> PackedImages:

@@ -4,11 +4,11 @@ import os
 
 from cplmix_ray.config import Config
 from cplmix_ray.data.cells import read_h5ad
-from cplmix_ray.data.dsprites import read_dsprites
+from cplmix_ray.data.dsprites import N_IMAGES, read_dsprites
 from cplmix_ray.data.factored import in_original_layout, read_original
 from cplmix_ray.data.images import read_digits, read_npz
 from cplmix_ray.data.source import Source
-from cplmix_ray.data.subset import draw_subset
+from cplmix_ray.data.subset import draw_cells, draw_subset
 from cplmix_ray.errors import InputError
 
 
@@ -20,6 +20,10 @@ def read_source(
     Raises:
         InputError: the file is missing, broken, of another kind, or smaller than the subset.
     """
+    if data == "dsprites":
+        # Drawn before the rest, so that a small subset is there at once.
+        numbers = None if subset is None else draw_cells(N_IMAGES, subset, seed, data)
+        return _without_layer(read_dsprites(labels_key, numbers), layer)
     source = _read(data, layer, labels_key)
     return source if subset is None else draw_subset(source, subset, seed)
 
@@ -37,8 +41,6 @@ def read_input(config: Config) -> Source:
 def _read(data: str, layer: str | None, labels_key: str | None) -> Source:
     if data == "digits":
         return _plain(read_digits(), layer, labels_key)
-    if data == "dsprites":
-        return _without_layer(read_dsprites(labels_key), layer)
     if not os.path.exists(data):
         raise InputError(f"There is no file {data}; check the path given to --data.")
     if data.endswith(".npz") and in_original_layout(data):

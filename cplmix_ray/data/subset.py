@@ -9,15 +9,24 @@ from cplmix_ray.data.source import Factors, Source
 from cplmix_ray.errors import InputError
 
 
-def draw_subset(source: Source, n: int, seed: int) -> Source:
-    """``n`` cells drawn at random, in their old order.
+def draw_cells(n_cells: int, n: int, seed: int, name: str) -> np.ndarray:
+    """``n`` of the cells, drawn at random, in order.
 
     Raises:
         InputError: there are fewer.
     """
-    if n > source.n_cells:
-        raise InputError(f"{source.name} has {source.n_cells} cells, fewer than --subset {n}; leave out --subset.")
-    idx_n = np.sort(np.random.default_rng([seed, 0x5B5E7]).permutation(source.n_cells)[:n])
+    if n > n_cells:
+        raise InputError(f"{name} has {n_cells} cells, fewer than --subset {n}; leave out --subset.")
+    return np.sort(np.random.default_rng([seed, 0x5B5E7]).permutation(n_cells)[:n])
+
+
+def draw_subset(source: Source, n: int, seed: int) -> Source:
+    """The source with ``n`` of its cells alone.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    idx_n = draw_cells(source.n_cells, n, seed, source.name)
     values, held_out_n, factors = source.values_ng, source.held_out_n, source.factors
     if held_out_n is not None:
         held_out_n = held_out_n[idx_n]
