@@ -18,7 +18,7 @@ from cplmix_ray.search.space import check_space
 TRAIN_OPTIONS = """
     --config --out --resume --seed
     --data --subset --layer --labels-key --normalise --target-sum --hvg --val-fraction
-    --copies --n-neighbours --neighbour-pcs --rotation --zoom --shift --shear
+    --copies --n-neighbours --neighbour-pcs --rotation --zoom --shift --shear --content-radius
     --thinning-keep --drop-genes --expression-noise
     --n-categories --n-arms --state-dim --hidden --bottleneck --batch-norm --input-dropout --tau
     --gumbel-temperature --likelihood --state-given-category --shared-parameters

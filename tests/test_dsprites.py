@@ -167,9 +167,9 @@ def test_a_factor_can_be_the_label():
     labels_n = read_source("dsprites", None, "scale", 500).labels_n
     assert set(labels_n) == set("012345")
     with pytest.raises(InputError, match="no factor 'hue'"):
-        read_source("dsprites", None, "hue")
+        read_source("dsprites", None, "hue", 500)
     with pytest.raises(InputError, match="no layer 'raw'"):
-        read_source("dsprites", "raw")
+        read_source("dsprites", "raw", None, 500)
 
 
 # Laziness
@@ -222,7 +222,9 @@ def test_a_subset_of_digits_keeps_images_and_labels_together():
 def test_neighbours_of_lazy_images_are_not_sought():
     source = read_source("dsprites", subset=100)
     assert build_dataset(source, parse_config({})).training.neighbours is None
-    with pytest.raises(InputError, match=r"--copies neighbours .* choose among affine, centre, move and none"):
+    with pytest.raises(
+        InputError, match=r"--copies neighbours .* choose among affine, centre, standardise, move and none"
+    ):
         build_dataset(source, parse_config({"copies": {"copies": ["neighbours", "affine"]}}))
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-CopyKind = Literal["auto", "none", "affine", "centre", "move", "thinning", "gene_dropout", "neighbours"]
+CopyKind = Literal["auto", "none", "affine", "centre", "standardise", "move", "thinning", "gene_dropout", "neighbours"]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian", "nb", "zinb"]
 
 
@@ -44,8 +44,9 @@ class Copies(Section):
         ("auto",),
         min_length=1,
         description="Kinds of copies, applied in this order. auto: neighbours and affine for images (dsprites: "
-        "affine), neighbours and gene_dropout for log-expression, neighbours and thinning for counts. centre "
-        "and move put what an image shows in its middle, or anywhere in it, whole.",
+        "affine), neighbours and gene_dropout for log-expression, neighbours and thinning for counts. "
+        "centre and move put what an image shows in its middle, or anywhere in it, whole; standardise puts it in the "
+        "middle at the same size in all images.",
     )
     n_neighbours: int = Field(10, ge=1, description="A neighbour copy is one of this many nearest cells.")
     neighbour_pcs: int = Field(50, ge=1, description="Principal components on which cells are near.")
@@ -53,6 +54,12 @@ class Copies(Section):
     zoom: float = Field(0.15, ge=0, lt=1, description="Affine copies: largest relative change of size.")
     shift: float = Field(0.05, ge=0, lt=1, description="Affine copies: largest shift, as a share of the side.")
     shear: float = Field(0.2, ge=0, lt=1, description="Affine copies: largest shear.")
+    content_radius: float = Field(
+        0.1,
+        gt=0,
+        lt=0.5,
+        description="Standardise: r.m.s. distance of the content from its middle, as a share of the side.",
+    )
     thinning_keep: float = Field(0.7, gt=0, le=1, description="Thinning: share of the molecules that is kept.")
     drop_genes: float = Field(0.2, ge=0, lt=1, description="Gene dropout: share of the genes set to zero.")
     expression_noise: float = Field(0.1, ge=0, description="Gene dropout: s.d. of noise on expressed genes.")

@@ -17,7 +17,7 @@ from cplmix_ray.data.split import split_cells
 from cplmix_ray.errors import InputError
 
 _FITTING = {
-    "images": ("neighbours", "affine", "centre", "move"),
+    "images": ("neighbours", "affine", "centre", "standardise", "move"),
     "counts": ("neighbours", "thinning"),
     "log": ("neighbours", "gene_dropout"),
 }
