@@ -8,6 +8,7 @@ _NAMES = {
     "amp": "AMP",
     "kl_qc_pc": "KL(q(c)||p(c))",
     "populated": "populated",
+    "disentanglement": "DS",
     "reconstruction": "L_rec",
 }
 
