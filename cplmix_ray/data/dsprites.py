@@ -28,6 +28,8 @@ _HEART = (0.15 * SIDE, 10.6, -1.44)
 """Half its width, the length of 16 units of its height, and how far below the sprite's origin its own lies."""
 _CORNERS, _TABLE = 120, 8192
 """Corners of the polygon that stands for the heart's curve, and columns in the table of its heights."""
+_BLOCK = 256
+"""Images that are drawn at a time, so that what is between the steps stays small."""
 _REACH, _CROP = 14, 30
 """No outline is farther from its origin than the first, so that a sprite fits into a crop of the second."""
 
@@ -41,7 +43,11 @@ class DSprites(LazyRows):
         self.shape, self.image_shape = (n, SIDE * SIDE), (SIDE, SIDE)
 
     def rows(self, idx_n: np.ndarray) -> np.ndarray:
-        return render(self._classes(idx_n)).reshape(-1, SIDE * SIDE)
+        images = np.zeros((len(idx_n), SIDE, SIDE), np.float32)
+        for start in range(0, len(idx_n), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            draw(images[block], self._classes(idx_n[block]))
+        return images.reshape(-1, SIDE * SIDE)
 
     def take(self, idx_n: np.ndarray) -> "DSprites":
         return DSprites(self._numbers(idx_n))
@@ -71,6 +77,12 @@ def possible_values(factor: int) -> np.ndarray:
 def render(classes_nf: np.ndarray) -> np.ndarray:
     """Images of the given classes (n, 6): float32 of 0 and 1, shape (n, 64, 64)."""
     images = np.zeros((len(classes_nf), SIDE, SIDE), np.float32)
+    draw(images, classes_nf)
+    return images
+
+
+def draw(images: np.ndarray, classes_nf: np.ndarray) -> None:
+    """Set the pixels of the sprites in empty images."""
     windows = np.lib.stride_tricks.sliding_window_view(images, (_CROP, _CROP), axis=(1, 2), writeable=True)
     for shape, inside in enumerate((_in_square, _in_ellipse, _in_heart)):
         of_n = np.flatnonzero(classes_nf[:, 1] == shape)
@@ -84,7 +96,6 @@ def render(classes_nf: np.ndarray) -> np.ndarray:
         u_nyx = (cos_n * across)[:, None, :] - (sin_n * down)[:, :, None]
         v_nyx = (sin_n * across)[:, None, :] + (cos_n * down)[:, :, None]
         windows[of_n, corner_n2[:, 1], corner_n2[:, 0]] = inside(u_nyx, v_nyx)
-    return images
 
 
 def _in_square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
