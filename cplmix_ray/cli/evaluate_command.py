@@ -27,6 +27,8 @@ class Evaluate:
     """CSV file with what is known of the cells, as for train; with --data, none unless named here."""
     state_key: tuple[str, ...] = ()
     """Columns of obs with a known continuous state, which the inferred state is compared with inside each type."""
+    subset: int | None = None
+    """Score this many of the cells, drawn by the run's seed; default: all, or the run's own."""
     out: str | None = None
     """JSON file for the scores; default: evaluation.json in the run's folder."""
 
@@ -37,22 +39,27 @@ def evaluate(args: list[str]) -> None:
     from cplmix_ray.data.dataset import read_source
     from cplmix_ray.run.folder import require_writable, write_json
     from cplmix_ray.run.model import TrainedModel
-    from cplmix_ray.scores import score, state_scores
+    from cplmix_ray.scores import disentanglement, score, state_scores
 
     model = TrainedModel.load(command.run)
     given = load_config(command.config).input if command.config else model.config.input
     own = command.data is None
     layer = command.layer if command.layer is not None or not own else given.layer
     labels_key = command.labels_key if command.labels_key is not None or not own else given.labels_key
+    subset = command.subset if command.subset is not None or not own else given.subset
     out = Path(command.out) if command.out else Path(command.run) / "evaluation.json"
     require_writable(out.parent)
     metadata = command.metadata if command.metadata is not None or not own else given.metadata
     state_key = command.state_key or (given.state_key if own else ())
-    source = read_source(given.data if own else str(command.data), layer, labels_key, metadata, state_key)
+    name, seed = given.data if own else str(command.data), model.config.seed
+    source = read_source(name, layer, labels_key, subset, seed, metadata, state_key)
     inferred = model.infer(model.values_of(source))
     consensus, arms = score(inferred.log_q_ank, inferred.probs_nk, source.labels_n)
     consensus.update(state_scores(inferred.state_nd, source.truth_nm, source.labels_n, inferred.category_n))
     consensus["reconstruction"] = sum(inferred.reconstruction) / len(inferred.reconstruction)
+    if source.factors is not None:
+        known = source.factors.classes_nf
+        consensus |= disentanglement(inferred.state_nd, inferred.category_n, known, model.config.seed)
     if not all(arms):
         raise InputError(f"{source.name} holds no cells.")
     print(f"{source.name}: {source.n_cells} cells, {len(model.preparation.var_names)} genes, step {model.step}.")

@@ -15,13 +15,15 @@ class Predict:
     run: str
     """Folder that train wrote with --out."""
     data: str
-    """Cells (.h5ad or .csv) or images (.npz) to annotate; the file itself is left alone."""
+    """Cells (.h5ad or .csv), images (.npz), 'digits' or 'dsprites' to annotate; the file itself is left alone."""
     out: str
     """The .h5ad to write: the given cells with the results added."""
     layer: str | None = None
     """Layer of the .h5ad that holds the expression; default: the one the run was trained on."""
     metadata: str | None = None
     """CSV file with what is known of the cells, as for train; cells without a line in it are left out."""
+    subset: int | None = None
+    """Annotate this many of the cells, drawn by the run's seed; default: all."""
     key_added: str = "cplmix"
     """Beginning of the added names: obs <key>_category and <key>_confidence, obsm X_<key> and <key>_probs."""
 
@@ -31,6 +33,7 @@ def predict(args: list[str]) -> None:
     command = parse_line(Predict, args, "predict")
     from cplmix_ray.data.cortex import is_table
     from cplmix_ray.data.dataset import read_source
+    from cplmix_ray.data.lazy import NO_PIXELS, LazyRows
     from cplmix_ray.run.annotate import annotate
     from cplmix_ray.run.folder import require_writable, write_whole
     from cplmix_ray.run.model import TrainedModel
@@ -42,12 +45,14 @@ def predict(args: list[str]) -> None:
     require_writable(out.parent)
     model = TrainedModel.load(command.run)
     layer = command.layer if command.layer is not None or is_table(command.data) else model.config.input.layer
-    source = read_source(command.data, layer, metadata=command.metadata)
+    source = read_source(command.data, layer, None, command.subset, model.config.seed, command.metadata)
     for note in source.notes:
         print(note)
     inferred = model.infer(model.values_of(source))
     scores, _ = score(inferred.log_q_ank, inferred.probs_nk, None)
     annotate(source.adata, inferred, model, scores, command.key_added)
     write_whole(out, source.adata.write_h5ad)
+    if isinstance(source.values_ng, LazyRows):
+        print(NO_PIXELS)
     print(score_line(f"{source.n_cells} cells", scores))
     print(f"Results are in {out}: obs['{command.key_added}_category'], obsm['X_{command.key_added}'] and others.")

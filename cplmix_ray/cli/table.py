@@ -12,6 +12,7 @@ _NAMES = {
     "state_ridge": "state ridge",
     "state_rho_in_categories": "state rho in categories",
     "state_ridge_in_categories": "state ridge in categories",
+    "disentanglement": "DS",
     "reconstruction": "L_rec",
 }
 

@@ -67,7 +67,7 @@ def train(args: list[str]) -> None:
 
     folder = RunFolder(command.out or _fresh_name(config.input.data))
     folder.require_room(command.resume)
-    source = read_input(config.input)
+    source = read_input(config)
     data = build_dataset(source, config)
     for note in data.notes:
         display.say(note)

@@ -80,7 +80,7 @@ def tune(args: list[str]) -> None:
     folder = SearchFolder(command.out or _fresh_name(spec.run.input.data))
     folder.require_room(command.resume)
     check_space(spec)
-    source = read_input(spec.run.input)
+    source = read_input(spec.run)
     board: list[Board] = []
 
     def announce(metric: str, plans: Sequence["Plan"], devices: "Devices", n_steps: int) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-CopyKind = Literal["auto", "none", "affine", "thinning", "gene_dropout", "neighbours"]
+CopyKind = Literal["auto", "none", "affine", "centre", "standardise", "move", "thinning", "gene_dropout", "neighbours"]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian", "nb", "zinb"]
 CouplingName = Literal["d_sigma", "aitchison", "euclidean", "agreement"]
 
@@ -24,14 +24,15 @@ class Input(Section):
 
     data: str = Field(
         "digits",
-        description="An .h5ad or .csv file of cells, an .npz file of images, or 'digits'. Several .csv files of "
-        "the same genes stand side by side with commas between them.",
+        description="An .h5ad or .csv file of cells, an .npz file of images, 'digits', or 'dsprites', which is drawn. "
+        "Several .csv files of the same genes stand side by side with commas between them.",
     )
     metadata: str | None = Field(
         None,
         description="CSV file with what is known of the cells, a line for each, by the cell's name in the column "
         "sample_name or else the first; its columns join obs, and cells without a line are left out.",
     )
+    subset: int | None = Field(None, ge=1, description="Take this many cells, drawn by the seed; default: all.")
     layer: str | None = Field(None, description="Layer of the .h5ad to read in place of X.")
     labels_key: str | None = Field(None, description="Column of obs with known types; used for scores only.")
     state_key: tuple[str, ...] = Field(
@@ -57,8 +58,10 @@ class Copies(Section):
     copies: tuple[CopyKind, ...] = Field(
         ("auto",),
         min_length=1,
-        description="Kinds of copies, applied in this order. auto: neighbours and affine for images, "
-        "neighbours and gene_dropout for log-expression, neighbours and thinning for counts.",
+        description="Kinds of copies, applied in this order. auto: neighbours and affine for images (dsprites: "
+        "affine), neighbours and gene_dropout for log-expression, neighbours and thinning for counts. "
+        "centre and move put what an image shows in its middle, or anywhere in it, whole; standardise puts it in the "
+        "middle at the same size in all images.",
     )
     n_neighbours: int = Field(10, ge=1, description="A neighbour copy is one of this many nearest cells.")
     neighbour_pcs: int = Field(50, ge=1, description="Principal components on which cells are near.")
@@ -71,6 +74,12 @@ class Copies(Section):
     zoom: float = Field(0.15, ge=0, lt=1, description="Affine copies: largest relative change of size.")
     shift: float = Field(0.05, ge=0, lt=1, description="Affine copies: largest shift, as a share of the side.")
     shear: float = Field(0.2, ge=0, lt=1, description="Affine copies: largest shear.")
+    content_radius: float = Field(
+        0.1,
+        gt=0,
+        lt=0.5,
+        description="Standardise: r.m.s. distance of the content from its middle, as a share of the side.",
+    )
     thinning_keep: float = Field(0.7, gt=0, le=1, description="Thinning: share of the molecules that is kept.")
     drop_genes: float = Field(0.2, ge=0, lt=1, description="Gene dropout: share of the genes set to zero.")
     expression_noise: float = Field(0.1, ge=0, description="Gene dropout: s.d. of noise on expressed genes.")
@@ -223,9 +232,10 @@ class Config(Section):
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
 
     @property
-    def needs_ensemble(self) -> bool:
-        """Whether partitions of the cells are asked for."""
-        return self.copies.neighbour_space == "ensemble" or self.alignment.align_guess > 0
+    def ensemble_of(self) -> int | None:
+        """For how many categories partitions of the cells are asked for; None where they are not."""
+        asked = self.copies.neighbour_space == "ensemble" or self.alignment.align_guess > 0
+        return self.model.n_categories if asked else None
 
     @model_validator(mode="after")
     def _one_kind_of_nothing(self) -> "Config":

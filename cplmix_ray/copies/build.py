@@ -9,6 +9,7 @@ from cplmix_ray.copies.base import Copy
 from cplmix_ray.copies.cells import GeneDropout, Thinning
 from cplmix_ray.copies.images import Affine
 from cplmix_ray.copies.neighbours import Neighbours
+from cplmix_ray.copies.place import Centre, Move, Standardise
 from cplmix_ray.data.dataset import TrainingSet
 
 
@@ -22,6 +23,12 @@ def build_copies(kinds: Sequence[str], copies: Copies, data: TrainingSet) -> lis
         elif kind == "affine":
             assert data.preparation.image_shape is not None
             chain.append(Affine(data.preparation.image_shape, copies.rotation, copies.zoom, copies.shear, copies.shift))
+        elif kind == "standardise":
+            assert data.preparation.image_shape is not None
+            chain.append(Standardise(data.preparation.image_shape, copies.content_radius))
+        elif kind in ("centre", "move"):
+            assert data.preparation.image_shape is not None
+            chain.append((Centre if kind == "centre" else Move)(data.preparation.image_shape))
         elif kind == "thinning":
             chain.append(Thinning(copies.thinning_keep))
         elif kind == "gene_dropout":

@@ -20,7 +20,7 @@ class Alike:
     Attributes:
         neighbours: (n, k) rows of training cells near each training cell, other rows point to themselves; None where
             copies need none.
-        guess: (n,) category of each training cell, -1 in other rows; None where none is asked for.
+        guess: (n,) category of each training cell, -1 in other rows; None where no ensemble is asked for.
     """
 
     neighbours: np.ndarray | None
@@ -33,7 +33,9 @@ def find_alike(fitted: Fitted, source: Source, train_idx: np.ndarray, config: Co
     Raises:
         InputError: an ensemble is asked for that the data cannot have.
     """
-    ensemble = _ensemble(fitted, source, train_idx, config) if config.needs_ensemble else None
+    n_categories, ensemble = config.ensemble_of, None
+    if n_categories is not None:
+        ensemble = _ensemble(fitted, source, train_idx, n_categories, config.seed)
     neighbours = guess = None
     if neighbours_wanted:
         if ensemble is not None and config.copies.neighbour_space == "ensemble":
@@ -44,20 +46,20 @@ def find_alike(fitted: Fitted, source: Source, train_idx: np.ndarray, config: Co
         near = nearest(points, config.copies.n_neighbours)
         neighbours = np.repeat(np.arange(source.n_cells)[:, None], near.shape[1], axis=1)
         neighbours[train_idx] = train_idx[near]
-    if ensemble is not None and config.alignment.align_guess > 0:
+    if ensemble is not None:
         guess = np.full(source.n_cells, -1, dtype=np.int64)
         guess[train_idx] = ensemble.guess_n
     return Alike(neighbours, guess)
 
 
-def _ensemble(fitted: Fitted, source: Source, train_idx: np.ndarray, config: Config) -> Ensemble:
+def _ensemble(fitted: Fitted, source: Source, train_idx: np.ndarray, n_categories: int, seed: int) -> Ensemble:
     """Partitions of the training cells on the genes that the arms see."""
     if fitted.preparation.kind == "images":
         raise InputError("--neighbour-space ensemble and --align-guess are for cells; leave them out for images.")
     at = source.adata.var_names.get_indexer(list(fitted.preparation.var_names))
     log_ng = fitted.log_values_ng[:, at][train_idx]
-    views = views_of(log_ng, _linear(fitted, source, log_ng, at, train_idx), config.seed)
-    return build_ensemble(views, config.model.n_categories, config.seed)
+    views = views_of(log_ng, _linear(fitted, source, log_ng, at, train_idx), seed)
+    return build_ensemble(views, n_categories, seed)
 
 
 def _linear(fitted: Fitted, source: Source, log_ng: Values, at: np.ndarray, train_idx: np.ndarray) -> Values | None:

@@ -7,6 +7,7 @@ import numpy as np
 from cplmix_ray.config import Config
 from cplmix_ray.data.gene_list import read_gene_list
 from cplmix_ray.data.genes import highly_variable, listed_genes
+from cplmix_ray.data.lazy import NO_PIXELS, LazyRows, limits
 from cplmix_ray.data.preparation import Preparation, holds_counts, prepare, require_counts
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError
@@ -61,13 +62,13 @@ def _images(source: Source, config: Config) -> Fitted:
         raise InputError(f"{option} chooses genes and means nothing for images; leave it out.")
     if config.model.likelihood in ("nb", "zinb"):
         raise InputError(f"--likelihood {config.model.likelihood} is for counts; images take bernoulli or gaussian.")
-    lowest, highest = float(source.values_ng.min()), float(source.values_ng.max())
+    lowest, highest = limits(source.values_ng)
     if lowest < 0 or highest <= 0:
         raise InputError(f"The pixels of {source.name} range from {lowest:g} to {highest:g}; they must start at 0.")
     names = tuple(source.adata.var_names)
     preparation = Preparation("images", names, scale=highest, image_shape=source.image_shape)
     values = prepare(source.values_ng, preparation)
-    return Fitted(preparation, values, values)
+    return Fitted(preparation, values, values, (NO_PIXELS,) if isinstance(values, LazyRows) else ())
 
 
 def _counts(source: Source, config: Config) -> Fitted:

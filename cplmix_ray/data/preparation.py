@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import scipy.sparse as sp
 
+from cplmix_ray.data.lazy import LazyRows
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError
 
@@ -43,6 +44,8 @@ class Preparation:
 
 def check_finite(values_ng: Values, source: Source) -> None:
     """Refuse NaN and infinity, naming the first cell and gene."""
+    if isinstance(values_ng, LazyRows):
+        return
     data = values_ng.data if sp.issparse(values_ng) else values_ng
     if data.dtype.kind != "f" or np.isfinite(data).all():
         return
@@ -75,6 +78,10 @@ def require_counts(values_ng: Values, source: Source, likelihood: str) -> None:
 
 def prepare(values_ng: Values, preparation: Preparation) -> Values:
     """Apply a preparation to values whose columns already are its genes; float32 comes out, sparse stays sparse."""
+    if isinstance(values_ng, LazyRows):
+        if preparation.scale != 1.0:
+            raise InputError(f"The model was trained on pixels up to {preparation.scale:g}, and these go up to 1.")
+        return values_ng
     if preparation.kind == "images":
         return (np.asarray(values_ng, dtype=np.float32) / np.float32(preparation.scale)).clip(0, 1)
     values = values_ng.astype(np.float32)

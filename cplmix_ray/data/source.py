@@ -7,7 +7,20 @@ import anndata
 import numpy as np
 
 Values: TypeAlias = Any
-"""A dense array or a CSR matrix of SciPy, which has no useful static type."""
+"""A dense array, a CSR matrix of SciPy (which has no useful static type), or LazyRows."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factors from which each image was made, known exactly.
+
+    Attributes:
+        names: one for each factor.
+        classes_nf: which of its values each factor has, counted from 0, shape (n, f).
+    """
+
+    names: tuple[str, ...]
+    classes_nf: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -16,13 +29,14 @@ class Source:
 
     Attributes:
         adata: the user's whole object, never altered.
-        values_ng: X or the chosen layer, dense or CSR, in its own dtype.
+        values_ng: X or the chosen layer, dense or CSR, in its own dtype, or rows made on demand.
         name: what to call it in messages.
         image_shape: (height, width) of images, None for cells.
         labels_n: known types as strings, "" where unknown; None without labels.
         held_out_n: True for cells that the file itself sets apart (a test set), None where it does not.
         truth_nm: known continuous states, NaN where unknown; None without them.
         notes: what the user should know of the reading.
+        factors: what the images were made from, None where that is not known.
     """
 
     adata: anndata.AnnData
@@ -33,6 +47,7 @@ class Source:
     held_out_n: np.ndarray | None = None
     truth_nm: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    factors: Factors | None = None
 
     @property
     def n_cells(self) -> int:

@@ -14,7 +14,7 @@ from cplmix_ray.engine import Engine, Plan, engine_for
 from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.run.model import Inferred, TrainedModel
 from cplmix_ray.run.watch import Progress, Watcher
-from cplmix_ray.scores import score, state_scores
+from cplmix_ray.scores import disentanglement, score, state_scores
 from cplmix_ray.trainer.checkpoint import Checkpoint
 from cplmix_ray.trainer.events import Evaluated, Snapshot
 from cplmix_ray.trainer.loop import Start
@@ -99,7 +99,7 @@ def conducting(
     model = TrainedModel.from_arms(config, data.training.preparation, arms, max(n_steps, start.step))
     inferred = model.infer(data.training.values_ng)
     metrics = {
-        **all_scores(inferred, data),
+        **all_scores(inferred, data, config.seed),
         "steps": model.step,
         "seconds": round(watcher.seconds, 3),
         "step_ms": watcher.step_ms(),
@@ -115,10 +115,12 @@ def conducting(
     return Outcome(metrics, model, inferred)
 
 
-def all_scores(inferred: Inferred, data: Dataset) -> dict[str, float]:
+def all_scores(inferred: Inferred, data: Dataset, seed: int) -> dict[str, float]:
     """Scores over all cells, and over the validation cells under names that begin with ``val_``."""
     scores = scores_of(inferred, data, np.arange(data.n_cells))
     scores["reconstruction"] = float(np.mean(inferred.reconstruction))
+    if data.factors is not None:
+        scores |= disentanglement(inferred.state_nd, inferred.category_n, data.factors.classes_nf, seed)
     held_out = scores_of(inferred, data, data.training.val_idx)
     return {**scores, **{f"val_{name}": value for name, value in held_out.items()}}
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from cplmix_ray.config import Config
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.genes import columns_of
+from cplmix_ray.data.lazy import LazyRows
 from cplmix_ray.data.preparation import Preparation, check_finite, prepare, require_counts
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError
@@ -89,9 +90,16 @@ class TrainedModel:
         if (source.image_shape is None) != (self.preparation.image_shape is None):
             kind = "images" if self.preparation.image_shape else "cells"
             raise InputError(f"The model was trained on {kind}, and {source.name} holds something else.")
+        if source.image_shape != self.preparation.image_shape:
+            raise InputError(
+                f"The model was trained on images of {self.preparation.image_shape} pixels (height, width), and "
+                f"{source.name} holds images of {source.image_shape}."
+            )
         check_finite(source.values_ng, source)
         if self.preparation.kind == "counts":
             require_counts(source.values_ng, source, resolve_likelihood(self.config, self.preparation))
+        if isinstance(source.values_ng, LazyRows):
+            return prepare(source.values_ng, self.preparation)
         at = columns_of(source.adata.var_names, self.preparation.var_names, source.name)
         if self.preparation.target_sum is None:
             return prepare(source.values_ng[:, at], self.preparation)

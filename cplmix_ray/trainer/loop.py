@@ -53,7 +53,7 @@ def train_arms(
     n_steps = training.steps(len(data.train_idx))
     ours = None if start.arms is None else {arm: start.arms[arm] for arm in arms}
     worker = ArmGroup(config, data.preparation, arms, device, ours, start.step)
-    chain = build_copies(copies_for(config, data.preparation), config.copies, data)
+    chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data)
     exercise = Exercise(config, row_reader(data.values_ng, device), chain, n_steps, ArmSum(group))
     guess = None if data.guess is None else torch.as_tensor(data.guess)
     order = CellOrder(data.train_idx, training.batch_size, config.seed)

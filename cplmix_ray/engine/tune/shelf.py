@@ -2,10 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -21,16 +20,19 @@ _KEPT = 8
 
 @dataclass(frozen=True)
 class StoredData:
-    """A data set whose cells are in the object store."""
+    """A data set whose cells are in the object store; of the rest, what is ``known`` travels with this."""
 
     stored: StoredSet
-    labels_n: np.ndarray | None
-    name: str
-    notes: tuple[str, ...]
+    known: Dataset
+
+    @classmethod
+    def put(cls, data: Dataset, values: list | None) -> "StoredData":
+        """Put the cells, or only what differs where their ``values`` are in the store already."""
+        return cls(StoredSet.put(data.training, values), replace(data, training=None))
 
     def dataset(self) -> Dataset:
         """The data set, its arrays read-only views of the store."""
-        return Dataset(self.stored.fetch(), self.labels_n, self.name, self.notes)
+        return replace(self.known, training=self.stored.fetch())
 
 
 class _Keeper:
@@ -43,12 +45,11 @@ class _Keeper:
 
     def get(self, config: Config) -> StoredData:
         values_key = repr((config.input, config.model.likelihood))
-        key = repr((values_key, config.copies, config.seed))
+        key = repr((values_key, config.copies, config.seed, config.ensemble_of))
         if key not in self.sets:
             data = self.build(self.source, config)
-            stored = StoredSet.put(data.training, self.values.get(values_key))
-            self.values[values_key] = stored.values
-            self.sets[key] = StoredData(stored, data.labels_n, data.name, data.notes)
+            stored = self.sets[key] = StoredData.put(data, self.values.get(values_key))
+            self.values[values_key] = stored.stored.values
             _forget(self.sets)
             _forget(self.values)
         return self.sets[key]

@@ -1,0 +1,94 @@
+"""Where in an image its content is, and how large: copies that put it in the middle or anywhere, and keep it whole."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+from cplmix_ray.copies.base import Copy
+
+FAINT = 0.02
+"""Pixels below this count as empty: what interpolation leaves around the content."""
+
+
+@dataclass(frozen=True)
+class Centre(Copy):
+    """The content's bounding box goes to the middle of the image, so that turning and zooming keep it inside."""
+
+    image_shape: tuple[int, int]
+
+    def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
+        images = x_ng.view(-1, *self.image_shape)
+        down, across = (torch.div(before - after, 2, rounding_mode="floor") for before, after in _margins(images))
+        return _shifted(images, -down, -across)
+
+
+@dataclass(frozen=True)
+class Standardise(Copy):
+    """The content's centre of mass goes to the middle of the image, and its size becomes the same in all images.
+
+    The size is the root mean square distance from the centre of mass, which turning does not change.
+
+    Args:
+        image_shape: (height, width).
+        radius: the size that it gets, as a share of the shorter side.
+    """
+
+    image_shape: tuple[int, int]
+    radius: float
+
+    def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
+        n, side_2 = len(x_ng), torch.tensor([self.image_shape[1], self.image_shape[0]], device=x_ng.device)
+        images = x_ng.view(n, 1, *self.image_shape)
+        mass_n = x_ng.sum(1).clamp_min(1e-6)
+        profiles = images.sum((1, 2)), images.sum((1, 3))  # across, down
+        centre_n2, square_n = torch.zeros((n, 2), device=x_ng.device), torch.zeros(n, device=x_ng.device)
+        for axis, profile in enumerate(profiles):
+            at = torch.arange(profile.shape[1], device=x_ng.device) + 0.5
+            centre_n2[:, axis] = profile @ at / mass_n
+            square_n += profile @ at.square() / mass_n - centre_n2[:, axis].square()
+        # An image that is empty, or a single pixel, stays as large as it is.
+        size_n = square_n.clamp_min(0).sqrt()
+        wanted = self.radius * min(self.image_shape)
+        finer_n = torch.where(size_n > 0.5, size_n / wanted, torch.ones_like(size_n))
+        middle_n2 = torch.where(x_ng.any(1, keepdim=True), 2 * centre_n2 / side_2 - 1, torch.zeros_like(centre_n2))
+        rows = torch.eye(2, device=x_ng.device) * finer_n[:, None, None]
+        grid = affine_grid(torch.cat([rows, middle_n2[:, :, None]], dim=2), [n, 1, *self.image_shape], False)
+        return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False).view(n, -1)
+
+
+@dataclass(frozen=True)
+class Move(Copy):
+    """The content goes to a random place, all whole pixels equally likely at which none of it leaves the image."""
+
+    image_shape: tuple[int, int]
+
+    def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
+        images = x_ng.view(-1, *self.image_shape)
+        draw_n2 = torch.rand((len(images), 2), generator=generator, device=generator.device)
+        down, across = (
+            (draw_n2[:, axis] * (before + after + 1)).long().clamp_max(before + after) - before
+            for axis, (before, after) in enumerate(_margins(images))
+        )
+        return _shifted(images, down, across)
+
+
+def _margins(images_nyx: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Empty pixels before and after the content, downwards and across; all zero where an image is empty."""
+    margins = []
+    for axis in (2, 1):
+        full = (images_nyx > FAINT).any(dim=axis).to(torch.uint8)
+        some = full.any(dim=1)
+        margins.append((full.argmax(dim=1) * some, full.flip(1).argmax(dim=1) * some))
+    return margins
+
+
+def _shifted(images_nyx: Tensor, down_n: Tensor, across_n: Tensor) -> Tensor:
+    """Each image shifted by whole pixels, which come in again on the other side."""
+    n, height, width = images_nyx.shape
+    device = images_nyx.device
+    rows = (torch.arange(height, device=device) - down_n[:, None]) % height
+    columns = (torch.arange(width, device=device) - across_n[:, None]) % width
+    flat = rows[:, :, None] * width + columns[:, None, :]
+    return images_nyx.reshape(n, -1).gather(1, flat.view(n, -1))
