@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-CopyKind = Literal["auto", "none", "affine", "thinning", "gene_dropout", "neighbours"]
+CopyKind = Literal["auto", "none", "affine", "thinning", "gene_dropout", "neighbours", "learned"]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian", "nb", "zinb"]
 
 
@@ -41,7 +41,10 @@ class Copies(Section):
         ("auto",),
         min_length=1,
         description="Kinds of copies, applied in this order. auto: neighbours and affine for images, "
-        "neighbours and gene_dropout for log-expression, neighbours and thinning for counts.",
+        "neighbours and gene_dropout for log-expression, neighbours and thinning for counts. learned: by --augmenter.",
+    )
+    augmenter: str | None = Field(
+        None, description="Learned copies: the folder that python -m cplmix_ray.augment wrote."
     )
     n_neighbours: int = Field(10, ge=1, description="A neighbour copy is one of this many nearest cells.")
     neighbour_pcs: int = Field(50, ge=1, description="Principal components on which cells are near.")
@@ -159,4 +162,6 @@ class Config(Section):
         kinds = self.copies.copies
         if len(kinds) > 1 and ({"auto", "none"} & set(kinds)):
             raise ValueError("copies: 'auto' and 'none' stand alone")
+        if "learned" in kinds and self.copies.augmenter is None:
+            raise ValueError("copies: 'learned' needs --augmenter with the folder of a trained augmenter")
         return self

@@ -2,11 +2,13 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
 from cplmix_ray.config import Config
+from cplmix_ray.data.augmenter_file import FrozenAugmenter, read_augmenter
 from cplmix_ray.data.cells import read_h5ad, source_from_anndata
 from cplmix_ray.data.fit import fit_preparation
 from cplmix_ray.data.images import read_digits, read_npz
@@ -28,6 +30,7 @@ class TrainingSet:
         train_idx, val_idx: rows for training and for validation.
         neighbours: (n, k) rows of training cells near each training cell, None where copies need none.
         preparation: how the values were made.
+        augmenter: makes learned copies, None where there are none; it travels with the cells, as workers read no file.
     """
 
     values_ng: Values
@@ -35,6 +38,7 @@ class TrainingSet:
     val_idx: np.ndarray
     neighbours: np.ndarray | None
     preparation: Preparation
+    augmenter: FrozenAugmenter | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,11 @@ def dense_rows(values_ng: Values, idx_n: np.ndarray) -> np.ndarray:
     return rows.toarray() if sp.issparse(rows) else np.ascontiguousarray(rows)
 
 
-def build_dataset(source: Source, config: Config) -> Dataset:
-    """Check, prepare, split, and find neighbours.
+def build_dataset(source: Source, config: Config, root: str | Path = "") -> Dataset:
+    """Check, prepare, split, find neighbours, and read the augmenter.
+
+    Args:
+        root: folder from which a relative --augmenter counts, where it is not the present one.
 
     Raises:
         InputError: the values do not fit the likelihood, or there are fewer cells than categories.
@@ -104,10 +111,14 @@ def build_dataset(source: Source, config: Config) -> Dataset:
     check_finite(source.values_ng, source)
     train_idx, val_idx = split_cells(source.n_cells, config.input.val_fraction, config.seed, source.held_out_n)
     fitted = fit_preparation(source, config)
-    neighbours = None
-    if "neighbours" in copies_for(config, fitted.preparation):
+    kinds = copies_for(config, fitted.preparation)
+    neighbours, augmenter = None, None
+    if "learned" in kinds:
+        augmenter = read_augmenter(Path(root) / str(config.copies.augmenter))
+        augmenter.require_fit(fitted.preparation, source.name)
+    if "neighbours" in kinds:
         neighbours = _neighbours_of_training_cells(fitted.log_values_ng, train_idx, config)
-    training = TrainingSet(fitted.values_ng, train_idx, val_idx, neighbours, fitted.preparation)
+    training = TrainingSet(fitted.values_ng, train_idx, val_idx, neighbours, fitted.preparation, augmenter)
     return Dataset(training, source.labels_n, source.name, fitted.notes)
 
 
@@ -117,14 +128,15 @@ def copies_for(config: Config, preparation: Preparation) -> tuple[str, ...]:
     Raises:
         InputError: a kind does not fit the data.
     """
-    fitting = {
+    usual = {
         "images": ("neighbours", "affine"),
         "counts": ("neighbours", "thinning"),
         "log": ("neighbours", "gene_dropout"),
     }[preparation.kind]
     kinds = config.copies.copies
     if kinds == ("auto",):
-        return fitting
+        return usual
+    fitting = usual if preparation.kind == "counts" else (*usual, "learned")
     for kind in kinds:
         if kind not in fitting and kind != "none":
             what = {"images": "images", "counts": "raw counts", "log": "log-expression"}[preparation.kind]

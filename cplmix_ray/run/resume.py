@@ -12,6 +12,7 @@ from cplmix_ray.trainer.checkpoint import Checkpoint, latest_checkpoint
 _MAY_CHANGE = {
     "placement": None,
     "input": {"data", "labels_key"},
+    "copies": {"augmenter"},  # where it lies; what it is, is compared by its checksum
     "training": {"max_steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints"},
 }
 """Settings that a resumed run may change: where it runs, how long, what it writes. All else is what it is."""
@@ -40,6 +41,12 @@ def checkpoint_to_resume(
     names = tuple(checkpoint.manifest["preparation"]["var_names"])
     if names != data.training.preparation.var_names or checkpoint.manifest["n_cells"] != data.n_cells:
         raise InputError(f"The run in {folder.path} was trained on other cells or genes than {data.name}.")
+    augmenter = data.training.augmenter
+    if checkpoint.manifest.get("augmenter") != (None if augmenter is None else augmenter.checksum):
+        raise InputError(
+            f"The run in {folder.path} has other learned copies than those of {config.copies.augmenter}; name the "
+            f"augmenter that it began with by --augmenter."
+        )
     say(f"Going on from {checkpoint.path}.")
     return checkpoint
 
