@@ -19,7 +19,7 @@ TRAIN_OPTIONS = """
     --config --out --resume --seed
     --data --layer --labels-key --normalise --target-sum --hvg --val-fraction
     --copies --n-neighbours --neighbour-pcs --rotation --zoom --shift --shear
-    --thinning-keep --drop-genes --expression-noise
+    --thinning-keep --drop-genes --expression-noise --augmenter
     --n-categories --n-arms --state-dim --hidden --bottleneck --batch-norm --input-dropout --tau
     --gumbel-temperature --likelihood --state-given-category --shared-parameters
     --beta --lam --sigma-floor

@@ -14,13 +14,14 @@ FLOORS = [
     {"errors", "version"},
     {"config"},
     {"data", "simplex", "likelihoods", "scores"},
-    {"arm", "copies", "coupling", "objective"},
+    {"arm", "augmenter", "coupling", "objective"},
+    {"copies"},
     {"trainer"},
     {"engine"},
     {"run"},
     {"search"},
     {"api", "cli"},
-    {"train", "tune", "evaluate", "predict"},
+    {"train", "tune", "evaluate", "predict", "augment"},
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
