@@ -167,9 +167,18 @@ def test_without_noise_a_copy_is_always_the_same_and_with_noise_never():
 @pytest.mark.parametrize(("pixels", "nonnegative", "low", "high"), [(1, 1, 0, 1), (0, 1, 0, 9), (0, 0, -9, 9)])
 def test_copies_lie_in_the_range_of_the_cells(pixels, nonnegative, low, high):
     net = Augmenter(AugmenterShape(12, 3, 4, (16,), bool(pixels), bool(nonnegative)), seeded())
-    values = net.values(torch.linspace(-9, 9, 12)[None])
+    values = net.values(torch.linspace(-9, 9, 12)[None], torch.ones(1, 12))
     assert low <= values.min() <= low + 0.01
     assert high - 0.01 <= values.max() <= high
+
+
+def test_copies_keep_the_zeros_of_their_cells_where_asked_to():
+    x = images() * (images(120)[60:] > 0.5)
+    for keep in (False, True):
+        net = Augmenter(AugmenterShape(12, 3, 4, (16,), False, False, keep), seeded())
+        for copy in (net.noise_free_copy(x), net.noisy_copy(x, seeded(1))):
+            assert (copy[x != 0] != 0).all()
+            assert bool((copy[x == 0] == 0).all()) is keep
 
 
 def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before():

@@ -37,6 +37,8 @@ class AugmenterShape:
         n_features: genes or pixels.
         pixels: whether values are Bernoulli pixels in [0, 1]; else they are Gaussian log-expression.
         nonnegative: whether a copy's values below zero are set to zero (log-expression that starts at zero).
+        keep_zeros: whether a copy is zero where its cell is: most zeros of a cell are missed molecules, which no
+            decoder foretells, so that copies without them would be smooth as no cell is.
     """
 
     n_features: int
@@ -45,6 +47,7 @@ class AugmenterShape:
     hidden: tuple[int, ...]
     pixels: bool
     nonnegative: bool
+    keep_zeros: bool = False
 
 
 class Augmenter(nn.Module):
@@ -79,16 +82,21 @@ class Augmenter(nn.Module):
         """Parameters of p(x|z, n), shape (n, g): logits of pixels, means of log-expression."""
         return self.out(self.decoder(torch.cat([z_nd, noise_nm], dim=-1)))
 
-    def values(self, out_ng: Tensor) -> Tensor:
+    def masked(self, out_ng: Tensor, x_ng: Tensor) -> Tensor:
+        """The decoder's parameters with the zeros of the cell, where a copy keeps them."""
+        return out_ng * (x_ng != 0) if self.shape.keep_zeros else out_ng
+
+    def values(self, out_ng: Tensor, x_ng: Tensor) -> Tensor:
         """A copy's values, in the range of the cells'."""
         if self.shape.pixels:
             return torch.sigmoid(out_ng)
+        out_ng = self.masked(out_ng, x_ng)
         return torch.relu(out_ng) if self.shape.nonnegative else out_ng
 
     def noise_free_copy(self, x_ng: Tensor) -> Tensor:
         """G(mu(x), 0), which is the same every time."""
         mu_nd, _ = self.encode(x_ng)
-        return self.values(self.decode(mu_nd, mu_nd.new_zeros(len(mu_nd), self.shape.noise_dim)))
+        return self.values(self.decode(mu_nd, mu_nd.new_zeros(len(mu_nd), self.shape.noise_dim)), x_ng)
 
     def noisy_copy(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
         """G(z, n) with z ~ q(z|x) and n ~ N(0, I), as the copies were in training."""
@@ -97,7 +105,7 @@ class Augmenter(nn.Module):
             (len(x_ng), self.shape.latent_dim + self.shape.noise_dim), generator=generator, device=generator.device
         )
         eps_nd, noise_nm = draw.split([self.shape.latent_dim, self.shape.noise_dim], dim=-1)
-        return self.values(self.decode(mu_nd + (0.5 * log_var_nd).exp() * eps_nd, noise_nm))
+        return self.values(self.decode(mu_nd + (0.5 * log_var_nd).exp() * eps_nd, noise_nm), x_ng)
 
 
 class Discriminator(nn.Module):

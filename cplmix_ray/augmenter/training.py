@@ -62,6 +62,11 @@ class Rivals:
         self.for_discriminator = torch.optim.Adam(
             self.discriminator.parameters(), training.discriminator_lr, betas=(0.5, 0.99)
         )
+        # Both rates fall to nothing along half a cosine: the rivals come to rest, whoever was ahead at the last step.
+        self.schedules = [
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, training.max_steps)
+            for optimiser in (self.for_augmenter, self.for_discriminator)
+        ]
         self.latent, self.noise = (generator_for(config.seed, purpose, device) for purpose in (LATENT, NOISE))
 
     def step(self, x_ng: Tensor) -> dict[str, Tensor]:
@@ -72,9 +77,9 @@ class Rivals:
         noise_nm = torch.randn((n, shape.noise_dim), generator=self.noise, device=self.device)
         # Both copies come from one code, so that they differ by the noise alone.
         z_nd = mu_nd + (0.5 * log_var_nd).exp() * eps_nd
-        out_ng = self.augmenter.decode(z_nd, torch.zeros_like(noise_nm))
-        noise_free_ng = self.augmenter.values(out_ng)
-        noisy_ng = self.augmenter.values(self.augmenter.decode(z_nd, noise_nm))
+        out_ng = self.augmenter.masked(self.augmenter.decode(z_nd, torch.zeros_like(noise_nm)), x_ng)
+        noise_free_ng = self.augmenter.values(out_ng, x_ng)
+        noisy_ng = self.augmenter.values(self.augmenter.decode(z_nd, noise_nm), x_ng)
 
         value = self.improve_discriminator(x_ng, noise_free_ng, noisy_ng)
         terms = {
@@ -84,6 +89,8 @@ class Rivals:
             "divergence": latent_divergence(self.augmenter, posterior, noisy_ng).mean(),
         }
         self.improve_augmenter(terms)
+        for schedule in self.schedules:
+            schedule.step()
         return {"value": value, **{name: term.detach() for name, term in terms.items()}}
 
     def improve_discriminator(self, x_ng: Tensor, noise_free_ng: Tensor, noisy_ng: Tensor) -> Tensor:

@@ -71,6 +71,7 @@ def prepare_task(config: AugmentConfig, source: Source) -> Task:
         networks.hidden,
         pixels=preparation.kind == "images",
         nonnegative=bool(fitted.values_ng.min() >= 0),
+        keep_zeros=networks.keep_zeros and preparation.kind != "images",
     )
     return Task(Cells(fitted.values_ng, train_idx, val_idx, source.labels_n), fitted, shape)
 
