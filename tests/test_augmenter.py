@@ -1,6 +1,7 @@
 """The learned augmenter: its terms in closed form, its training, its folder, and its copies in a coupled run."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -28,8 +29,11 @@ from cplmix_ray.cli.augment_command import augment, parse_augment
 from cplmix_ray.cli.predict_command import predict
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.config.augment import AugmentConfig
+from cplmix_ray.config.files import parse_config
+from cplmix_ray.config.schema import Section
 from cplmix_ray.copies.learned import Learned
 from cplmix_ray.data.augmenter_file import MANIFEST, WEIGHTS, read_augmenter
+from cplmix_ray.data.dataset import build_dataset, read_source
 from cplmix_ray.data.preparation import Preparation
 from cplmix_ray.errors import InputError
 from cplmix_ray.trainer.checkpoint import latest_checkpoint
@@ -297,7 +301,40 @@ def test_a_folder_is_read_as_it_was_written(digits):
     assert frozen.checksum == again.checksum == json.loads((digits / MANIFEST).read_text())["files"][WEIGHTS]
 
 
-def fails(command, line, capsys=None):
+def test_workers_get_the_augmenter_with_the_cells_and_none_where_no_copy_is_learned(digits):
+    source = read_source("digits")
+    tree = {"copies": {"copies": ["affine", "learned"], "augmenter": digits.name}}
+    data = build_dataset(source, parse_config(tree), root=digits.parent)  # a search's data sets are built elsewhere
+    assert data.training.augmenter.checksum == read_augmenter(digits).checksum
+    for kinds in (["auto"], ["affine"], ["none"]):
+        tree["copies"]["copies"] = kinds
+        assert build_dataset(source, parse_config(tree)).training.augmenter is None
+
+
+OPTIONS = """
+    --config --out --seed
+    --data --layer --labels-key --normalise --target-sum --hvg --val-fraction
+    --latent-dim --noise-dim --hidden --keep-zeros --discriminator-hidden
+    --alpha --gamma --triplet --fidelity --smoothness
+    --max-steps --batch-size --lr --discriminator-lr --log-every --threads --device
+"""
+
+
+def test_the_options_of_augment_are_these(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        parse_augment(["--help"])
+    assert caught.value.code == 0
+    options = re.findall(r"^\W*(?:-h, )?(--[a-z][a-z-]*)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert sorted(options) == sorted(["--help", *OPTIONS.split()])
+    fields = [
+        field for _, part in AugmentConfig() if isinstance(part, Section) for field in type(part).model_fields.items()
+    ]
+    assert len({name for name, _ in fields}) == len(fields) == len(OPTIONS.split()) - 3
+    assert all(field.description for _, field in fields)
+
+
+def fails(command, line):
     with pytest.raises(InputError) as caught:
         command(line)
     sentence = str(caught.value)
