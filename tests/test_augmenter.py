@@ -425,8 +425,10 @@ def test_cells_are_trained_on_learned_copies_of_neighbours_and_predicted_without
     assert checkpoint.manifest["augmenter"] == read_augmenter(folder).checksum
     predict(["--run", str(tmp_path / "run"), "--data", data, "--out", str(tmp_path / "result.h5ad")])
     assert "cplmix_category" in anndata.read_h5ad(tmp_path / "result.h5ad").obs
-    # The run goes on with the same augmenter from elsewhere, and with no other.
+    # The run goes on without the folder that is gone, ...
     go_on = ["--resume", "--data", data, "--n-categories", "3", "--copies", "neighbours", "learned"]
+    assert run_arms(tmp_path / "run", moved, *go_on, "--max-steps", "33").step == 33
+    # ... with the same augmenter from elsewhere, and with no other.
     assert run_arms(tmp_path / "run", folder, *go_on, "--max-steps", "35").step == 35
     augment(["--data", data, "--max-steps", "2", "--out", str(tmp_path / "another"), *SMALL])
     with pytest.raises(InputError, match="other learned copies"):

@@ -1,9 +1,11 @@
 """Whether and from where a run can go on."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from cplmix_ray.config import Config
 from cplmix_ray.config.files import parse_config
+from cplmix_ray.data.augmenter_file import MANIFEST
 from cplmix_ray.data.dataset import Dataset
 from cplmix_ray.errors import InputError
 from cplmix_ray.run.folder import RunFolder
@@ -49,6 +51,14 @@ def checkpoint_to_resume(
         )
     say(f"Going on from {checkpoint.path}.")
     return checkpoint
+
+
+def with_kept_augmenter(folder: RunFolder, config: Config) -> Config:
+    """The settings with the run's own augmenter in place of one whose folder is gone."""
+    given = config.copies.augmenter
+    if given is None or (Path(given) / MANIFEST).exists() or not (folder.augmenter / MANIFEST).exists():
+        return config
+    return config.model_copy(update={"copies": config.copies.model_copy(update={"augmenter": str(folder.augmenter)})})
 
 
 def _changed(saved: dict, now: dict) -> list[str]:
