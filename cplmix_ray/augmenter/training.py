@@ -62,11 +62,6 @@ class Rivals:
         self.for_discriminator = torch.optim.Adam(
             self.discriminator.parameters(), training.discriminator_lr, betas=(0.5, 0.99)
         )
-        # Both rates fall to nothing along half a cosine: the rivals come to rest, whoever was ahead at the last step.
-        self.schedules = [
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, training.max_steps)
-            for optimiser in (self.for_augmenter, self.for_discriminator)
-        ]
         self.latent, self.noise = (generator_for(config.seed, purpose, device) for purpose in (LATENT, NOISE))
 
     def step(self, x_ng: Tensor) -> dict[str, Tensor]:
@@ -89,8 +84,6 @@ class Rivals:
             "divergence": latent_divergence(self.augmenter, posterior, noisy_ng).mean(),
         }
         self.improve_augmenter(terms)
-        for schedule in self.schedules:
-            schedule.step()
         return {"value": value, **{name: term.detach() for name, term in terms.items()}}
 
     def improve_discriminator(self, x_ng: Tensor, noise_free_ng: Tensor, noisy_ng: Tensor) -> Tensor:

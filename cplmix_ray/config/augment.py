@@ -27,12 +27,12 @@ class AugmentObjective(Section):
     """The weights of the augmenter's objective; that of the adversarial value is 1."""
 
     alpha: float = Field(
-        0.15,
+        0.1,
         ge=0,
         description="Margin by which a noisy copy must be farther from its cell than the noise-free one; 1 is the "
         "typical distance of a cell from the mean of all.",
     )
-    gamma: float = Field(0.1, ge=0, description="Weight of the divergence between latent posteriors, well below 1.")
+    gamma: float = Field(0.05, ge=0, description="Weight of the divergence between latent posteriors, well below 1.")
     triplet: float = Field(10.0, ge=0, description="Weight of the triplet term.")
     fidelity: float = Field(
         0.2, ge=0, description="Weight of the noise-free copy's log-likelihood, which is in nats a cell."
@@ -47,8 +47,8 @@ class AugmentTraining(Section):
 
     max_steps: int = Field(3000, ge=1, description="Steps of generator and discriminator, one each.")
     batch_size: int = Field(128, ge=1, description="Cells in a minibatch.")
-    lr: float = Field(1e-3, gt=0, description="Adam's first learning rate for the generator.")
-    discriminator_lr: float = Field(5e-4, gt=0, description="Adam's first learning rate for the discriminator.")
+    lr: float = Field(1e-3, gt=0, description="Adam's learning rate for the generator.")
+    discriminator_lr: float = Field(5e-4, gt=0, description="Adam's learning rate for the discriminator.")
     log_every: int = Field(20, ge=1, description="Steps between lines in TensorBoard.")
     threads: int | None = Field(None, ge=1, description="Threads to compute with; default: all cores.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
