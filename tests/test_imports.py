@@ -14,13 +14,14 @@ FLOORS = [
     {"errors", "version"},
     {"config", "clusters"},
     {"data", "simplex", "likelihoods", "scores"},
-    {"arm", "copies", "coupling", "objective", "simulator"},
+    {"arm", "augmenter", "coupling", "objective", "simulator"},
+    {"copies"},
     {"trainer"},
     {"engine"},
     {"run"},
     {"search"},
     {"api", "cli"},
-    {"train", "tune", "evaluate", "predict", "simulate"},
+    {"train", "tune", "evaluate", "predict", "augment", "simulate"},
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -63,10 +63,11 @@ def train(args: list[str]) -> None:
     from cplmix_ray.run.annotate import write_result
     from cplmix_ray.run.conduct import conduct
     from cplmix_ray.run.folder import RunFolder
-    from cplmix_ray.run.resume import checkpoint_to_resume
+    from cplmix_ray.run.resume import checkpoint_to_resume, with_kept_augmenter
 
     folder = RunFolder(command.out or _fresh_name(config.input.data))
     folder.require_room(command.resume)
+    config = with_kept_augmenter(folder, config) if command.resume else config
     source = read_input(config)
     data = build_dataset(source, config)
     for note in data.notes:

@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from cplmix_ray.config.schema import Config
+from cplmix_ray.config.augment import AugmentConfig
+from cplmix_ray.config.schema import Config, Section
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.errors import InputError
 
@@ -72,6 +73,20 @@ def parse_search(tree: Any, source: str) -> SearchConfig:
         ) from None
 
 
+def load_augment(path: str | Path) -> AugmentConfig:
+    """Read the YAML file of an augmenter; what it leaves out has its default.
+
+    Raises:
+        InputError: the file is missing, is no YAML, or holds unknown or out-of-bounds settings.
+    """
+    try:
+        return AugmentConfig.model_validate(_read(path) or {})
+    except ValidationError as error:
+        raise InputError(
+            f"{path}: {describe(error)}; see python -m cplmix_ray.augment --help for the settings."
+        ) from None
+
+
 def _read(path: str | Path) -> Any:
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -81,12 +96,12 @@ def _read(path: str | Path) -> Any:
         raise InputError(f"The configuration {path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def dump_config(config: Config) -> str:
+def dump_config(config: Section) -> str:
     """The whole configuration as YAML text."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def save_config(config: Config, path: Path) -> None:
+def save_config(config: Section, path: Path) -> None:
     """Write the whole configuration, replacing the file in one move."""
     _replace(path, dump_config(config))
 

@@ -8,7 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-CopyKind = Literal["auto", "none", "affine", "centre", "standardise", "move", "thinning", "gene_dropout", "neighbours"]
+CopyKind = Literal[
+    "auto", "none", "affine", "centre", "standardise", "move", "thinning", "gene_dropout", "neighbours", "learned"
+]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian", "nb", "zinb"]
 CouplingName = Literal["d_sigma", "aitchison", "euclidean", "agreement"]
 
@@ -61,7 +63,10 @@ class Copies(Section):
         description="Kinds of copies, applied in this order. auto: neighbours and affine for images (dsprites: "
         "affine), neighbours and gene_dropout for log-expression, neighbours and thinning for counts. "
         "centre and move put what an image shows in its middle, or anywhere in it, whole; standardise puts it in the "
-        "middle at the same size in all images.",
+        "middle at the same size in all images. learned: by --augmenter.",
+    )
+    augmenter: str | None = Field(
+        None, description="Learned copies: the folder that python -m cplmix_ray.augment wrote."
     )
     n_neighbours: int = Field(10, ge=1, description="A neighbour copy is one of this many nearest cells.")
     neighbour_pcs: int = Field(50, ge=1, description="Principal components on which cells are near.")
@@ -242,6 +247,8 @@ class Config(Section):
         kinds = self.copies.copies
         if len(kinds) > 1 and ({"auto", "none"} & set(kinds)):
             raise ValueError("copies: 'auto' and 'none' stand alone")
+        if "learned" in kinds and self.copies.augmenter is None:
+            raise ValueError("copies: 'learned' needs --augmenter with the folder of a trained augmenter")
         return self
 
     @model_validator(mode="after")

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import torch
 
+from cplmix_ray.augmenter import revive
 from cplmix_ray.config import Copies
 from cplmix_ray.copies.base import Copy
 from cplmix_ray.copies.cells import GeneDropout, Thinning
 from cplmix_ray.copies.images import Affine
+from cplmix_ray.copies.learned import Learned
 from cplmix_ray.copies.neighbours import Neighbours
 from cplmix_ray.copies.place import Centre, Move, Standardise
 from cplmix_ray.data.dataset import TrainingSet
@@ -33,4 +35,7 @@ def build_copies(kinds: Sequence[str], copies: Copies, data: TrainingSet) -> lis
             chain.append(Thinning(copies.thinning_keep))
         elif kind == "gene_dropout":
             chain.append(GeneDropout(copies.drop_genes, copies.expression_noise))
+        elif kind == "learned":
+            assert data.augmenter is not None
+            chain.append(Learned(revive(data.augmenter)))
     return chain

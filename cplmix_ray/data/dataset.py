@@ -1,12 +1,14 @@
 """A data set ready for training: what the driver keeps, and the part of it that workers see."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
 from cplmix_ray.config import Config
 from cplmix_ray.data.alike import find_alike
+from cplmix_ray.data.augmenter_file import FrozenAugmenter, read_augmenter
 from cplmix_ray.data.cells import source_from_anndata
 from cplmix_ray.data.fit import fit_preparation
 from cplmix_ray.data.lazy import LazyRows
@@ -17,9 +19,9 @@ from cplmix_ray.data.split import split_cells
 from cplmix_ray.errors import InputError
 
 _FITTING = {
-    "images": ("neighbours", "affine", "centre", "standardise", "move"),
+    "images": ("neighbours", "affine", "centre", "standardise", "move", "learned"),
     "counts": ("neighbours", "thinning"),
-    "log": ("neighbours", "gene_dropout"),
+    "log": ("neighbours", "gene_dropout", "learned"),
 }
 """Kinds of copies that fit a kind of data; the first two are the usual ones."""
 
@@ -37,6 +39,7 @@ class TrainingSet:
         neighbours: (n, k) rows of training cells near each training cell, None where copies need none.
         preparation: how the values were made.
         guess: (n,) first guess of every training cell's category, -1 for other cells; None where none is learned.
+        augmenter: makes learned copies, None where there are none; it travels with the cells, as workers read no file.
     """
 
     values_ng: Values
@@ -44,6 +47,7 @@ class TrainingSet:
     val_idx: np.ndarray
     neighbours: np.ndarray | None
     preparation: Preparation
+    augmenter: FrozenAugmenter | None = None
     guess: np.ndarray | None = None
 
 
@@ -80,8 +84,11 @@ def dense_rows(values_ng: Values, idx_n: np.ndarray) -> np.ndarray:
     return rows.toarray() if sp.issparse(rows) else np.ascontiguousarray(rows)
 
 
-def build_dataset(source: Source, config: Config) -> Dataset:
-    """Check, prepare, split, and find neighbours.
+def build_dataset(source: Source, config: Config, root: str | Path = "") -> Dataset:
+    """Check, prepare, split, find neighbours, and read the augmenter.
+
+    Args:
+        root: folder from which a relative --augmenter counts, where it is not the present one.
 
     Raises:
         InputError: the values do not fit the likelihood, or there are fewer cells than categories.
@@ -94,10 +101,13 @@ def build_dataset(source: Source, config: Config) -> Dataset:
     check_finite(source.values_ng, source)
     train_idx, val_idx = split_cells(source.n_cells, config.input.val_fraction, config.seed, source.held_out_n)
     fitted = fit_preparation(source, config)
-    wanted = "neighbours" in copies_for(config, fitted.preparation, fitted.values_ng)
-    alike = find_alike(fitted, source, train_idx, config, wanted)
+    kinds, augmenter = copies_for(config, fitted.preparation, fitted.values_ng), None
+    if "learned" in kinds:
+        augmenter = read_augmenter(Path(root) / str(config.copies.augmenter))
+        augmenter.require_fit(fitted.preparation, source.name)
+    alike = find_alike(fitted, source, train_idx, config, "neighbours" in kinds)
     training = TrainingSet(
-        fitted.values_ng, train_idx, val_idx, alike.neighbours, fitted.preparation, guess=alike.guess
+        fitted.values_ng, train_idx, val_idx, alike.neighbours, fitted.preparation, augmenter, alike.guess
     )
     notes = (*source.notes, *fitted.notes)
     return Dataset(training, source.labels_n, source.name, notes, source.truth_nm, source.factors)

@@ -84,6 +84,7 @@ def conducting(
     n_steps = config.training.steps(len(data.training.train_idx))
     folder.path.mkdir(parents=True, exist_ok=True)
     save_config(config, folder.config)
+    folder.keep_augmenter(data.training.augmenter)
     if announce is not None:
         announce(engine.plan, start.step, n_steps)
     seconds = 0.0 if checkpoint is None else checkpoint.manifest["seconds"]

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cplmix_ray.data.augmenter_file import MANIFEST, WEIGHTS, FrozenAugmenter
 from cplmix_ray.errors import InputError
 
 
 class RunFolder:
-    """Paths of a run: config.yaml, metrics.json, result.h5ad, checkpoints/, tensorboard/.
+    """Paths of a run: config.yaml, metrics.json, result.h5ad, checkpoints/, tensorboard/, and
+    augmenter/ where it learns from copies of one.
 
     Args:
         tensorboard: where the scalars go in place of a folder of the run's own.
@@ -24,6 +26,7 @@ class RunFolder:
         self.result = self.path / "result.h5ad"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = tensorboard or self.path / "tensorboard"
+        self.augmenter = self.path / "augmenter"
 
     def holds_run(self) -> bool:
         return self.config.exists() or self.checkpoints.exists()
@@ -39,6 +42,12 @@ class RunFolder:
                 f"{self.path} already holds a run; add --resume to go on with it, or choose another --out."
             )
         require_writable(self.path)
+
+    def keep_augmenter(self, frozen: FrozenAugmenter | None) -> None:
+        """Keep the augmenter that the run learns from, so that it can go on where the given folder is gone."""
+        if frozen is not None:
+            write_whole(self.augmenter / WEIGHTS, lambda partial: partial.write_bytes(frozen.weights()))
+            write_json(self.augmenter / MANIFEST, frozen.manifest({}))
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         write_json(self.metrics, metrics)

@@ -1,9 +1,11 @@
 """Whether and from where a run can go on."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from cplmix_ray.config import Config
 from cplmix_ray.config.files import parse_config
+from cplmix_ray.data.augmenter_file import MANIFEST
 from cplmix_ray.data.dataset import Dataset
 from cplmix_ray.errors import InputError
 from cplmix_ray.run.folder import RunFolder
@@ -12,6 +14,7 @@ from cplmix_ray.trainer.checkpoint import Checkpoint, latest_checkpoint
 _MAY_CHANGE = {
     "placement": None,
     "input": {"data", "metadata", "labels_key", "state_key"},
+    "copies": {"augmenter"},  # where it lies; what it is, is compared by its checksum
     "training": {"max_steps", "epochs", "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints"},
 }
 """Settings that a resumed run may change: where it runs, how long, what it writes. All else is what it is."""
@@ -40,8 +43,22 @@ def checkpoint_to_resume(
     names = tuple(checkpoint.manifest["preparation"]["var_names"])
     if names != data.training.preparation.var_names or checkpoint.manifest["n_cells"] != data.n_cells:
         raise InputError(f"The run in {folder.path} was trained on other cells or genes than {data.name}.")
+    augmenter = data.training.augmenter
+    if checkpoint.manifest.get("augmenter") != (None if augmenter is None else augmenter.checksum):
+        raise InputError(
+            f"The run in {folder.path} has other learned copies than those of {config.copies.augmenter}; name the "
+            f"augmenter that it began with by --augmenter."
+        )
     say(f"Going on from {checkpoint.path}.")
     return checkpoint
+
+
+def with_kept_augmenter(folder: RunFolder, config: Config) -> Config:
+    """The settings with the run's own augmenter in place of one whose folder is gone."""
+    given = config.copies.augmenter
+    if given is None or (Path(given) / MANIFEST).exists() or not (folder.augmenter / MANIFEST).exists():
+        return config
+    return config.model_copy(update={"copies": config.copies.model_copy(update={"augmenter": str(folder.augmenter)})})
 
 
 def _changed(saved: dict, now: dict) -> list[str]:

@@ -91,6 +91,7 @@ class Watcher:
             "preparation": self.data.training.preparation.as_dict(),
             "generators": list(PURPOSES),
             "n_cells": self.data.n_cells,
+            "augmenter": None if self.data.training.augmenter is None else self.data.training.augmenter.checksum,
             "seconds": round(self.seconds, 3),
         }
         self.folder.checkpoints.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,10 @@
 """A search from start to end: check, run the trials, keep the ledger, export the best."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cplmix_ray.config.files import save_search
 from cplmix_ray.config.search import SearchConfig
@@ -82,7 +84,8 @@ def _trials(work: TrialWork, source: Source, folder: SearchFolder, ledger: Ledge
     job = SearchJob(
         spec.space, spec.search, spec.n_draws, mode, work.n_steps, work, work.plan_at, folder.tune, folder.next_trial
     )
-    shelf = Shelf(source, build_dataset)
+    # Data sets are built in an actor, whose present folder may be another one.
+    shelf = Shelf(source, functools.partial(build_dataset, root=Path.cwd()))
     try:
         trials = run_search(job, shelf, ledger, resume)
     finally:

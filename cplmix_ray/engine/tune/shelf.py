@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -23,16 +23,17 @@ class StoredData:
     """A data set whose cells are in the object store; of the rest, what is ``known`` travels with this."""
 
     stored: StoredSet
-    known: Dataset
+    known: dict[str, Any]
 
     @classmethod
     def put(cls, data: Dataset, values: list | None) -> "StoredData":
         """Put the cells, or only what differs where their ``values`` are in the store already."""
-        return cls(StoredSet.put(data.training, values), replace(data, training=None))
+        known = {name: value for name, value in vars(data).items() if name != "training"}
+        return cls(StoredSet.put(data.training, values), known)
 
     def dataset(self) -> Dataset:
         """The data set, its arrays read-only views of the store."""
-        return replace(self.known, training=self.stored.fetch())
+        return Dataset(training=self.stored.fetch(), **self.known)
 
 
 class _Keeper:

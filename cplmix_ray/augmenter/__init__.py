@@ -1,0 +1,20 @@
+"""A learned augmenter: a VAE-GAN that is trained first, frozen, and then makes type-preserving copies.
+
+Source of the objective: Marghi, Gala and Sumbul, "Mixture representation learning with coupled autoencoders" (arXiv
+2007.09880), on type-preserving augmentation; the adversarial pairing of an autoencoder with a discriminator is that of
+Larsen et al. 2016. The generator G encodes a cell x as q(z|x) and decodes z beside Gaussian noise n:
+
+    x_0 = G(z, 0)   the noise-free copy,        x_n = G(z, n)   a noisy copy,        z ~ q(z|x),  n ~ N(0, I)
+
+    min over G, max over D of   V(D, G) - R(G) + T_alpha(G) + gamma d(G)
+
+with the adversarial value V over x, x_0 and x_n, the log-likelihood R of x under the noise-free copy, the triplet term
+T_alpha, which keeps the noise from being ignored, and the divergence d between q(z|x_n) and q(z|x), which keeps it from
+changing what the code says of the cell.
+"""
+
+from cplmix_ray.augmenter.frozen import freeze, revive
+from cplmix_ray.augmenter.networks import Augmenter, AugmenterShape, Discriminator
+from cplmix_ray.augmenter.training import TrainedAugmenter, train_augmenter
+
+__all__ = ["Augmenter", "AugmenterShape", "Discriminator", "TrainedAugmenter", "freeze", "revive", "train_augmenter"]
