@@ -1,5 +1,6 @@
 """Eq. 7, written out again from the parameters with torch's own distributions, against a real training step."""
 
+import math
 from itertools import combinations
 
 import pytest
@@ -427,3 +428,15 @@ def assert_finite_steps(config: Config, x_ang: Tensor, change=lambda network: No
         for name, gradient in gradients_of(group).items():
             assert torch.isfinite(gradient).all(), (step, name)
     return floored[0]
+
+
+def test_with_a_prior_the_mean_posterior_is_compared_with_it():
+    """log K - KL(mean posterior || prior): the entropy for a uniform prior, log K where it is as the prior says."""
+    log_q = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64).log_softmax(-1)
+    uniform = torch.full((4,), 0.25, dtype=torch.float64).log()
+    torch.testing.assert_close(marginal_entropy(log_q, uniform), marginal_entropy(log_q))
+    prior = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    expected = math.log(4) - kl_divergence(Categorical(probs=log_q.exp().mean(1)), Categorical(probs=prior))
+    torch.testing.assert_close(marginal_entropy(log_q, prior.log()), expected)
+    as_expected = prior.log().expand(1, 9, 4)
+    torch.testing.assert_close(marginal_entropy(as_expected, prior.log()), torch.tensor([math.log(4)]).double())

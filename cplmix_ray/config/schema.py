@@ -145,7 +145,10 @@ class Objective(Section):
         1.0, description="Weight of H(c|x), which is maximised; Eq. 7 has 1, less than 0 asks for crisp categories."
     )
     marginal: float = Field(
-        0.0, ge=0, description="Weight of the entropy of an arm's mean posterior: asks for even use of categories."
+        0.0,
+        ge=0,
+        description="Weight of the entropy of an arm's mean posterior: asks for even use of categories, or, "
+        "with --align-guess, for use as often as guessed.",
     )
     sigma_floor: float = Field(1e-3, gt=0, description="Smallest s.d. of a category in the distance d_sigma.")
 

@@ -7,6 +7,7 @@ Every arm is in A-1 pairs, so its entropy carries the same factor as its reconst
 add, of reconstruction, entropy and marginal entropy, are 1, 1 and 0 there.
 """
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -41,7 +42,7 @@ class Terms:
 
     Attributes:
         entropy: H(c|x).
-        marginal_entropy: entropy of the minibatch's mean posterior.
+        marginal_entropy: entropy of the minibatch's mean posterior, or how near it is to a prior.
         reconstruction: -E log p(x|s,c); None where the encoders train alone.
         kl_state: E KL(q(s|c,x) || p(s|c)); None likewise.
         guess: -E log q(guess|x); None where nothing is guessed.
@@ -68,10 +69,19 @@ def categorical_entropy(log_q_ank: Tensor) -> Tensor:
     return -(log_q_ank.exp() * log_q_ank).sum(-1)
 
 
-def marginal_entropy(log_q_ank: Tensor) -> Tensor:
-    """Entropy in nats of the posterior's mean over the minibatch, (A,); log K where all categories are used alike."""
+def marginal_entropy(log_q_ank: Tensor, log_prior_k: Tensor | None = None) -> Tensor:
+    """Entropy in nats of the posterior's mean over the minibatch, (A,); log K where all categories are used alike.
+
+    Args:
+        log_q_ank: log-posteriors.
+        log_prior_k: log of the abundances that are expected; with them it is log K - KL(mean posterior || prior), which
+            is largest where categories are used as expected, and the entropy itself for a uniform prior.
+    """
     q_ak = log_q_ank.exp().mean(dim=1)
-    return -(q_ak * q_ak.clamp_min(1e-20).log()).sum(-1)
+    surprise_ak = q_ak.clamp_min(1e-20).log()
+    if log_prior_k is not None:
+        surprise_ak = surprise_ak - log_prior_k - math.log(len(log_prior_k))
+    return -(q_ak * surprise_ak).sum(-1)
 
 
 def arm_weight(n_arms: int) -> int:

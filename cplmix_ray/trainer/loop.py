@@ -35,6 +35,12 @@ def row_reader(values_ng: Values, device: torch.device) -> Callable[[Tensor], Te
     return lambda idx_n: torch.from_numpy(dense_rows(values_ng, idx_n.numpy())).to(device)
 
 
+def log_abundances(guess_n: Tensor, n_categories: int) -> Tensor:
+    """Log of the share of each guessed category, shape (K,); one that is not used has half a cell."""
+    cells_k = torch.bincount(guess_n, minlength=n_categories).float().clamp_min(0.5)
+    return (cells_k / cells_k.sum()).log()
+
+
 def train_arms(
     config: Config,
     data: TrainingSet,
@@ -54,8 +60,9 @@ def train_arms(
     ours = None if start.arms is None else {arm: start.arms[arm] for arm in arms}
     worker = ArmGroup(config, data.preparation, arms, device, ours, start.step)
     chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data)
-    exercise = Exercise(config, row_reader(data.values_ng, device), chain, n_steps, ArmSum(group))
-    guess = None if data.guess is None else torch.as_tensor(data.guess)
+    guess = None if data.guess is None or config.alignment.align_guess == 0 else torch.as_tensor(data.guess)
+    prior = None if guess is None else log_abundances(guess[data.train_idx], config.model.n_categories).to(device)
+    exercise = Exercise(config, row_reader(data.values_ng, device), chain, n_steps, ArmSum(group), prior)
     order = CellOrder(data.train_idx, training.batch_size, config.seed)
     begun = time.perf_counter()
 

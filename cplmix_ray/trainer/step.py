@@ -28,6 +28,7 @@ class Exercise:
         chain: kinds of type-preserving copies.
         n_steps: length of the run, for the schedules.
         arm_sum: the sum over arms, across workers where there are several.
+        log_prior_k: log-abundances of the guessed categories; None where nothing is guessed.
     """
 
     config: Config
@@ -35,6 +36,7 @@ class Exercise:
     chain: list[Copy]
     n_steps: int
     arm_sum: ArmSum
+    log_prior_k: Tensor | None = None
 
 
 def draw_copies(group: ArmGroup, exercise: Exercise, idx_n: np.ndarray) -> Tensor:
@@ -69,7 +71,8 @@ def train_step(
     sent = coupling.send(encoded.log_q_ank)
     # The sum needs the encoder alone: it travels while the decoder runs.
     pending = exercise.arm_sum.launch(sent.u_ank, sent.norm2_a)
-    entropy, spread = categorical_entropy(encoded.log_q_ank).mean(-1), marginal_entropy(encoded.log_q_ank)
+    entropy = categorical_entropy(encoded.log_q_ank).mean(-1)
+    spread = marginal_entropy(encoded.log_q_ank, exercise.log_prior_k)
     if weights.reconstruction is None:
         terms = Terms(entropy, spread, guess=_surprise(encoded.log_q_ank, guess_n) if weights.guess else None)
     else:
