@@ -11,6 +11,11 @@ Larsen et al. 2016. The generator G encodes a cell x as q(z|x) and decodes z bes
 with the adversarial value V over x, x_0 and x_n, the log-likelihood R of x under the noise-free copy, the triplet term
 T_alpha, which keeps the noise from being ignored, and the divergence d between q(z|x_n) and q(z|x), which keeps it from
 changing what the code says of the cell.
+
+What is ours: the noise enters the decoder, so that d compares the posterior of the re-encoded copy with the cell's (in
+public MMIDAS code, augmentation/udagan.py, it enters the encoder's last hidden layer); R1 on D; weights for R and T.
+That copies may keep a cell's zeros is an option there too (MMIDAS_LC-NE, vaegan.py), when copies are drawn; here it
+holds in training as well.
 """
 
 from cplmix_ray.augmenter.frozen import freeze, revive
