@@ -19,8 +19,9 @@ FLOORS = [
     {"engine"},
     {"run"},
     {"search"},
+    {"benchmark"},
     {"api", "cli"},
-    {"train", "tune", "evaluate", "predict"},
+    {"train", "tune", "evaluate", "predict", "bench"},
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -1,0 +1,123 @@
+"""What cplmix is compared with: k-means and Leiden on principal components, k-means on the latent space of scVI."""
+
+import importlib.util
+import warnings
+from dataclasses import dataclass
+
+import anndata
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from cplmix_ray.benchmark.entries import Baseline
+from cplmix_ray.config import Config
+from cplmix_ray.data.fit import fit_preparation
+from cplmix_ray.data.genes import columns_of
+from cplmix_ray.data.neighbours import principal_components
+from cplmix_ray.data.preparation import holds_counts
+from cplmix_ray.data.source import Source, Values
+from cplmix_ray.errors import InputError
+
+_NEEDS = {"leiden": ("scanpy", "igraph"), "scvi_kmeans": ("scvi",)}
+_REMEDY = {"leiden": "pip install 'cplmix_ray[bench]'", "scvi_kmeans": "pip install scvi-tools"}
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Categories that a method gives n cells, and what the reader of a row should know of how."""
+
+    category_n: np.ndarray
+    detail: str
+
+
+def require_method(method: str) -> None:
+    """Refuse a method whose packages are not there, before anything starts.
+
+    Raises:
+        InputError: one is missing.
+    """
+    missing = [name for name in _NEEDS.get(method, ()) if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"The method {method} needs {missing[0]}; install it with: {_REMEDY[method]}.")
+
+
+def find_clusters(method: str, source: Source, k: int, config: Config, settings: Baseline) -> Clusters:
+    """Cluster cells prepared by the input section of ``config``, with its seed.
+
+    Raises:
+        InputError: the cells do not fit the method, or a package is missing.
+    """
+    require_method(method)
+    if method == "scvi_kmeans":
+        return _scvi_kmeans(source, k, config, settings)
+    points = _components(fit_preparation(source, config).values_ng, settings)
+    detail = f"{points.shape[1]} PCs"
+    if method == "kmeans":
+        return Clusters(_kmeans(points, k, config.seed, settings), detail)
+    category_n, resolution = _leiden(points, k, config.seed, settings)
+    return Clusters(category_n, f"{detail}, resolution {resolution:.4g}")
+
+
+def _components(values_ng: Values, settings: Baseline) -> np.ndarray:
+    """Principal components of the dense values, the same whatever the seed."""
+    dense = values_ng.toarray() if sp.issparse(values_ng) else np.asarray(values_ng)
+    if settings.scale:
+        sd_g = dense.std(axis=0)
+        dense = (dense - dense.mean(axis=0)) / np.where(sd_g > 0, sd_g, 1.0)
+    return principal_components(dense, settings.pcs, 0)
+
+
+def _kmeans(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> np.ndarray:
+    from sklearn.cluster import KMeans
+
+    return KMeans(k, n_init=settings.restarts, random_state=seed).fit_predict(points_np)
+
+
+def _leiden(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> tuple[np.ndarray, float]:
+    """Leiden at the resolution, found by bisection, whose number of clusters is K or comes closest to it."""
+    import scanpy
+
+    cells = anndata.AnnData(points_np, obs=pd.DataFrame(index=[str(i) for i in range(len(points_np))]))
+    best, best_gap, best_at, low, high, at = np.zeros(len(points_np), int), np.inf, 0.0, 0.0, 20.0, 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scanpy and what it imports warn of their own future
+        neighbours = min(settings.neighbours, len(points_np) - 1)
+        scanpy.pp.neighbors(cells, n_neighbors=neighbours, use_rep="X", random_state=seed, transformer="sklearn")
+        for _ in range(40):
+            scanpy.tl.leiden(
+                cells, resolution=at, random_state=seed, flavor="igraph", n_iterations=2, directed=False, key_added="c"
+            )
+            category_n = cells.obs["c"].astype(int).to_numpy()
+            found = len(np.unique(category_n))
+            if abs(found - k) < best_gap:
+                best, best_gap, best_at = category_n, abs(found - k), at
+            if found == k:
+                break
+            low, high = (at, high) if found < k else (low, at)
+            at = (low + high) / 2
+    return best, best_at
+
+
+def _scvi_kmeans(source: Source, k: int, config: Config, settings: Baseline) -> Clusters:
+    """k-means on the latent means of scVI with its defaults, on the genes that the other methods see."""
+    if source.image_shape is not None:
+        raise InputError(f"{source.name} holds images, which the method scvi_kmeans cannot take; leave the entry out.")
+    names = fit_preparation(source, config).preparation.var_names
+    values_ng = source.values_ng[:, columns_of(source.adata.var_names, names, source.name)]
+    counts = holds_counts(values_ng)
+    if values_ng.min() < 0:
+        raise InputError(f"{source.name} holds negative values, which scVI cannot take; name raw counts with layer.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scvi-tools and lightning warn of their own future
+        import scvi
+
+        scvi.settings.seed, scvi.settings.verbosity = config.seed, 40
+        cells = anndata.AnnData(sp.csr_matrix(values_ng).rint().astype(np.float32))
+        scvi.model.SCVI.setup_anndata(cells)
+        model = scvi.model.SCVI(cells)
+        model.train(max_epochs=settings.epochs, accelerator="cpu", devices=1, enable_progress_bar=False, logger=False)
+        points = model.get_latent_representation()
+    detail = f"scvi {scvi.__version__}, {len(model.history['elbo_train'])} epochs"
+    return Clusters(
+        _kmeans(points, k, config.seed, settings), detail + ("" if counts else ", values rounded to counts")
+    )
