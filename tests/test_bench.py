@@ -3,8 +3,11 @@
 import csv
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import anndata
@@ -174,6 +177,15 @@ def test_leiden_comes_to_the_true_number_of_clusters(cells, tmp_path):
     assert "resolution" in figures["detail"]
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # scvi-tools brings many libraries that warn of their own future
+def test_scvi_clusters_its_latent_space(cells, tmp_path):
+    pytest.importorskip("scvi")
+    figures = perform(job(cells, method="scvi_kmeans", min_cells_per_type=10, baseline={"epochs": 30}), Place(tmp_path))
+    assert figures["acc"] > 0.9
+    assert ", 30 epochs" in figures["detail"]
+
+
 @pytest.mark.parametrize("method", ["leiden", "scvi_kmeans"])
 def test_a_method_whose_package_is_missing_is_refused_before_anything_runs(method, cells, monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -290,6 +302,27 @@ def test_several_at_a_time_give_the_rows_of_one_after_the_other(measured, cells,
         return sorted([row[name] for name in COLUMNS if name != "seconds"] for row in found)
 
     assert figures(together) == figures(row for row in rows if key_of(row) in {each.key for each in some})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_interrupted_benchmark_says_so_and_goes_on(tmp_path, workers):
+    """Control-C reaches every process of the terminal."""
+    spec = write_bench(tmp_path, {**GOOD, "set": {**SMALL, "training.max_steps": 150}, "seeds": [0, 1, 2, 3]})
+    words = ["accuracy", str(spec), "--out", str(tmp_path / "out"), "--workers", workers]
+    command, rows = [sys.executable, "-m", "cplmix_ray.bench", *words], tmp_path / "out" / "rows.csv"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+    until = time.monotonic() + 300
+    while not read_rows(rows) and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, len(said.splitlines())) == (1, 1), said
+    assert "The benchmark was interrupted; the same command goes on" in said
+    assert 1 <= len(read_rows(rows)) < 4
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert sorted(row["seed"] for row in read_rows(rows)) == ["0", "1", "2", "3"]
 
 
 def test_rows_survive_a_line_that_was_cut_off(tmp_path):

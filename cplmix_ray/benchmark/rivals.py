@@ -1,6 +1,7 @@
 """What cplmix is compared with: k-means and Leiden on principal components, k-means on the latent space of scVI."""
 
 import importlib.util
+import logging
 import warnings
 from dataclasses import dataclass
 
@@ -111,13 +112,15 @@ def _scvi_kmeans(source: Source, k: int, config: Config, settings: Baseline) -> 
         warnings.simplefilter("ignore")  # scvi-tools and lightning warn of their own future
         import scvi
 
-        scvi.settings.seed, scvi.settings.verbosity = config.seed, 40
+        logging.getLogger("lightning").setLevel(logging.ERROR)
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        scvi.settings.seed, scvi.settings.verbosity = config.seed, logging.ERROR
         cells = anndata.AnnData(sp.csr_matrix(values_ng).rint().astype(np.float32))
         scvi.model.SCVI.setup_anndata(cells)
         model = scvi.model.SCVI(cells)
         model.train(max_epochs=settings.epochs, accelerator="cpu", devices=1, enable_progress_bar=False, logger=False)
         points = model.get_latent_representation()
-    detail = f"scvi {scvi.__version__}, {len(model.history['elbo_train'])} epochs"
+    detail = f"scvi {scvi.__version__}, {model.trainer.current_epoch} epochs"
     return Clusters(
         _kmeans(points, k, config.seed, settings), detail + ("" if counts else ", values rounded to counts")
     )
