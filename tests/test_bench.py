@@ -25,6 +25,7 @@ from cplmix_ray.benchmark.curve import Point, draw_curves, points_of
 from cplmix_ray.benchmark.entries import Entry, load_entries
 from cplmix_ray.benchmark.jobs import jobs_of, locate, read_settings, settings_text
 from cplmix_ray.benchmark.rank import ALL, rankings, seed_agreement, write_rankings
+from cplmix_ray.benchmark.rivals import resolve_clusters
 from cplmix_ray.benchmark.rows import COLUMNS, append_row, key_of, number, read_rows, value_of
 from cplmix_ray.benchmark.run import Place, categories_file, perform
 from cplmix_ray.benchmark.table import groups_of, mean_sd, varied
@@ -175,6 +176,33 @@ def test_leiden_comes_to_the_true_number_of_clusters(cells, tmp_path):
     assert (figures["populated"], figures["n_categories"]) == (3, 3)
     assert figures["acc"] > 0.95
     assert "resolution" in figures["detail"]
+
+
+def staircase(steps: dict[float, int]):
+    """Clusters whose number at a resolution is that of the highest step below it."""
+
+    def clusters_at(resolution: float) -> np.ndarray:
+        return np.arange(max((n for bound, n in steps.items() if bound <= resolution), default=1))
+
+    return clusters_at
+
+
+@pytest.mark.parametrize("k", [1, 4, 9, 30])
+def test_the_resolution_is_found_by_bisection(k):
+    clusters_at = staircase({0.3 * n: n for n in range(1, 60)})
+    found, resolution = resolve_clusters(clusters_at, k)
+    assert len(found) == k == len(clusters_at(resolution))
+
+
+def test_a_number_of_clusters_that_is_jumped_over_is_looked_for_around_the_jump():
+    """Bisection ends at 3, where two become four; three are found for a while at resolutions from 4 to 5 only."""
+
+    def clusters_at(resolution: float) -> np.ndarray:
+        return np.arange(3 if 4 < resolution < 5 else 2 if resolution < 3 else 4)
+
+    assert len(resolve_clusters(clusters_at, 3)[0]) == 3
+    found, _ = resolve_clusters(staircase({0.0: 2, 3.0: 5}), 3)
+    assert len(found) == 2, "the closest, where none is right"
 
 
 @pytest.mark.slow

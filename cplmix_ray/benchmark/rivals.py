@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import anndata
@@ -75,28 +76,43 @@ def _kmeans(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> np.
 
 
 def _leiden(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> tuple[np.ndarray, float]:
-    """Leiden at the resolution, found by bisection, whose number of clusters is K or comes closest to it."""
+    """Leiden at the resolution whose number of clusters is K or comes closest to it, and that resolution."""
     import scanpy
 
     cells = anndata.AnnData(points_np, obs=pd.DataFrame(index=[str(i) for i in range(len(points_np))]))
-    best, best_gap, best_at, low, high, at = np.zeros(len(points_np), int), np.inf, 0.0, 0.0, 20.0, 1.0
+    fixed = {"random_state": seed, "flavor": "igraph", "n_iterations": 2, "directed": False, "key_added": "c"}
+
+    def clusters_at(resolution: float) -> np.ndarray:
+        scanpy.tl.leiden(cells, resolution=resolution, **fixed)
+        return cells.obs["c"].astype(int).to_numpy()
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scanpy and what it imports warn of their own future
-        neighbours = min(settings.neighbours, len(points_np) - 1)
-        scanpy.pp.neighbors(cells, n_neighbors=neighbours, use_rep="X", random_state=seed, transformer="sklearn")
-        for _ in range(40):
-            scanpy.tl.leiden(
-                cells, resolution=at, random_state=seed, flavor="igraph", n_iterations=2, directed=False, key_added="c"
-            )
-            category_n = cells.obs["c"].astype(int).to_numpy()
-            found = len(np.unique(category_n))
-            if abs(found - k) < best_gap:
-                best, best_gap, best_at = category_n, abs(found - k), at
-            if found == k:
-                break
-            low, high = (at, high) if found < k else (low, at)
-            at = (low + high) / 2
-    return best, best_at
+        near = min(settings.neighbours, len(points_np) - 1)
+        scanpy.pp.neighbors(cells, n_neighbors=near, use_rep="X", random_state=seed, transformer="sklearn")
+        return resolve_clusters(clusters_at, k)
+
+
+def resolve_clusters(clusters_at: Callable[[float], np.ndarray], k: int) -> tuple[np.ndarray, float]:
+    """Find K clusters by bisection of the resolution; where their number jumps over K, look around the jump.
+
+    More resolution does not always mean more clusters, so K may be found at either side.
+    """
+    tried: list[tuple[int, float, np.ndarray]] = []
+    low, high, at = 0.0, 20.0, 1.0
+    for _ in range(25):
+        category_n = clusters_at(at)
+        found = len(np.unique(category_n))
+        tried.append((abs(found - k), at, category_n))
+        if found == k:
+            return category_n, at
+        low, high = (at, high) if found < k else (low, at)
+        at = (low + high) / 2
+    for near in at * np.geomspace(0.5, 2.0, 25):
+        category_n = clusters_at(near)
+        tried.append((abs(len(np.unique(category_n)) - k), float(near), category_n))
+    _, at, category_n = min(tried, key=lambda one: one[0])
+    return category_n, at
 
 
 def _scvi_kmeans(source: Source, k: int, config: Config, settings: Baseline) -> Clusters:
