@@ -20,8 +20,9 @@ FLOORS = [
     {"engine"},
     {"run"},
     {"search"},
+    {"benchmark"},
     {"api", "cli"},
-    {"train", "tune", "evaluate", "predict", "augment", "simulate"},
+    {"train", "tune", "evaluate", "predict", "augment", "simulate", "bench"},
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
