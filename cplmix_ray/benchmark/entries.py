@@ -39,11 +39,12 @@ class Entry(Section):
     n_categories: int | None = Field(
         None, ge=1, description="Number of categories; default: that in set or over, else the number of types kept."
     )
+    preset: str | None = Field(None, description="Recipe that ships with the package, as for train.")
     config: str | None = Field(None, description="YAML file of settings, seen from the folder of this file.")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="A run for each.")
     baseline: Baseline = Baseline()
     over: dict[str, list[Any]] = Field({}, description="Dotted settings -> the values to compare.")
-    set: dict[str, Any] = Field({}, description="Dotted settings -> value; they go before those of config.")
+    set: dict[str, Any] = Field({}, description="Dotted settings -> value; they go before preset or config.")
 
     @field_validator("over")
     @classmethod
@@ -54,6 +55,8 @@ class Entry(Section):
 
     @model_validator(mode="after")
     def _said_once(self) -> "Entry":
+        if self.preset and self.config:
+            raise ValueError("preset and config both name a recipe; give one of them")
         named = "model.n_categories" in {*self.set, *self.over}
         twice = sorted({*self.set} & {*self.over}) or (["model.n_categories"] if named and self.n_categories else [])
         if twice:

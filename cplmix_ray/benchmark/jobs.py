@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cplmix_ray.benchmark.entries import Baseline, Entry
-from cplmix_ray.config import Config, load_config
+from cplmix_ray.config import Config, load_config, load_preset
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.errors import InputError
 
@@ -84,7 +84,8 @@ def settings_at(entry: Entry, point: dict[str, Any], home: Path, data: str) -> C
     Raises:
         InputError: a name is unknown or a value is out of bounds.
     """
-    tree = (load_config(home / entry.config) if entry.config else Config()).model_dump()
+    recipe = load_config(home / entry.config) if entry.config else Config()
+    tree = (load_preset(entry.preset) if entry.preset else recipe).model_dump()
     source = f"entry '{entry.name}'"
     own: dict[str, Any] = {"input.data": data, "input.labels_key": entry.labels_key, "placement.engine": "local"}
     if entry.n_categories is not None:
