@@ -23,7 +23,7 @@ TRAIN_OPTIONS = """
     --n-categories --n-arms --overcluster --state-dim --hidden --bottleneck --batch-norm --input-dropout
     --posterior --tau
     --gumbel-temperature --likelihood --state-given-category --shared-parameters
-    --coupling --lam --reconstruction --beta --entropy --marginal --sigma-floor
+    --coupling --lam --reconstruction --beta --entropy --marginal --guess --sigma-floor
     --align-steps --align-coupling --align-entropy --align-marginal --align-guess
     --max-steps --epochs --batch-size --lr --lr-schedule --lr-warmup --lam-warmup --clip
     --log-every --evaluate-every --checkpoint-every --keep-checkpoints

@@ -150,6 +150,11 @@ class Objective(Section):
         description="Weight of the entropy of an arm's mean posterior: asks for even use of categories, or, "
         "with --align-guess, for use as often as guessed.",
     )
+    guess: float = Field(
+        0.0,
+        ge=0,
+        description="Weight with which the arms keep to the categories of --align-guess after the first stage.",
+    )
     sigma_floor: float = Field(1e-3, gt=0, description="Smallest s.d. of a category in the distance d_sigma.")
 
 
@@ -242,8 +247,13 @@ class Config(Section):
     @property
     def ensemble_of(self) -> int | None:
         """For how many categories partitions of the cells are asked for; None where they are not."""
-        asked = self.copies.neighbour_space == "ensemble" or self.alignment.align_guess > 0
+        asked = self.copies.neighbour_space == "ensemble" or self.guesses
         return self.model.n_categories if asked else None
+
+    @property
+    def guesses(self) -> bool:
+        """Whether the arms learn a first guess of the categories."""
+        return self.alignment.align_guess > 0 or self.objective.guess > 0
 
     @model_validator(mode="after")
     def _one_kind_of_nothing(self) -> "Config":
@@ -258,6 +268,8 @@ class Config(Section):
     def _stages_that_can_be(self) -> "Config":
         if self.model.overcluster > 1 and self.alignment.align_steps == 0:
             raise ValueError("model.overcluster: fine categories are merged after a first stage; set align_steps")
-        if self.alignment.align_guess > 0 and (self.alignment.align_steps == 0 or self.model.overcluster > 1):
-            raise ValueError("alignment.align_guess: it needs align_steps, and an overcluster of 1")
+        if self.alignment.align_guess > 0 and self.alignment.align_steps == 0:
+            raise ValueError("alignment.align_guess: it is learned in a first stage; set align_steps")
+        if self.guesses and self.model.overcluster > 1:
+            raise ValueError("alignment.align_guess: a guess is of the K categories; set overcluster to 1")
         return self

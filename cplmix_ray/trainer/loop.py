@@ -60,7 +60,7 @@ def train_arms(
     ours = None if start.arms is None else {arm: start.arms[arm] for arm in arms}
     worker = ArmGroup(config, data.preparation, arms, device, ours, start.step)
     chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data)
-    guess = None if data.guess is None or config.alignment.align_guess == 0 else torch.as_tensor(data.guess)
+    guess = None if data.guess is None or not config.guesses else torch.as_tensor(data.guess)
     prior = None if guess is None else log_abundances(guess[data.train_idx], config.model.n_categories).to(device)
     exercise = Exercise(config, row_reader(data.values_ng, device), chain, n_steps, ArmSum(group), prior)
     order = CellOrder(data.train_idx, training.batch_size, config.seed)

@@ -32,5 +32,11 @@ def weights_at(step: int, config: Config) -> Weights:
     done = step - config.alignment.align_steps
     lam = objective.lam * min(1.0, done / rise) if rise else objective.lam
     return Weights(
-        objective.coupling, lam, objective.reconstruction, objective.beta, objective.entropy, objective.marginal
+        objective.coupling,
+        lam,
+        objective.reconstruction,
+        objective.beta,
+        objective.entropy,
+        objective.marginal,
+        objective.guess,
     )

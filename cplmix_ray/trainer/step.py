@@ -73,10 +73,11 @@ def train_step(
     pending = exercise.arm_sum.launch(sent.u_ank, sent.norm2_a)
     entropy = categorical_entropy(encoded.log_q_ank).mean(-1)
     spread = marginal_entropy(encoded.log_q_ank, exercise.log_prior_k)
+    guess = _surprise(encoded.log_q_ank, guess_n) if weights.guess else None
     if weights.reconstruction is None:
-        terms = Terms(entropy, spread, guess=_surprise(encoded.log_q_ank, guess_n) if weights.guess else None)
+        terms = Terms(entropy, spread, guess=guess)
     else:
-        terms = Terms(entropy, spread, *_decode(group, config, x_ang, encoded))
+        terms = Terms(entropy, spread, *_decode(group, config, x_ang, encoded), guess)
     report = terms.named()
     require_finite({**report, "coupling": sent.norm2_a}, group.arms, step)
 
