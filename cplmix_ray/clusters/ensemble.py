@@ -5,12 +5,14 @@ on luck. Two cells that most partitions keep together are alike whatever the vie
 which B B^T counts how often two XX
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.extmath import randomized_svd
 
@@ -70,10 +72,15 @@ def _partitions(views: Sequence[np.ndarray], n_categories: int, seed: int) -> li
 
 
 def _k_means(points_np: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
-    n_clusters = max(1, min(n_clusters, len(np.unique(points_np[:10_000], axis=0)), len(points_np)))
+    n_clusters = max(1, min(n_clusters, len(points_np)))
     if len(points_np) <= _SMALL:
-        return KMeans(n_clusters, n_init=1, max_iter=50, random_state=seed).fit_predict(points_np)
-    return MiniBatchKMeans(n_clusters, n_init=3, batch_size=4096, random_state=seed).fit_predict(points_np)
+        method = KMeans(n_clusters, n_init=1, max_iter=50, random_state=seed)
+    else:
+        method = MiniBatchKMeans(n_clusters, n_init=3, batch_size=4096, random_state=seed)
+    with warnings.catch_warnings():
+        # Cells that no partition tells apart are one point; fewer clusters then come out, as they should.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return method.fit_predict(points_np)
 
 
 def _codes(partitions: list[np.ndarray]) -> sp.csr_matrix:

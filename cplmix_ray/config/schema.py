@@ -153,7 +153,7 @@ class Objective(Section):
     guess: float = Field(
         0.0,
         ge=0,
-        description="Weight with which the arms keep to the categories of --align-guess after the first stage.",
+        description="Weight with which the arms keep to the first guess after the first stage.",
     )
     sigma_floor: float = Field(1e-3, gt=0, description="Smallest s.d. of a category in the distance d_sigma.")
 
