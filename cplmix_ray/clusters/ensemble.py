@@ -20,10 +20,10 @@ from cplmix_ray.clusters.merging import merge_by_lift
 
 _SMALL = 20_000
 """Cells up to which k-means sees all of them at every iteration."""
-_FINER = (2, 4)
+_FINER = (1, 2, 3, 4)
 """Clusters of the partitions, in units of K."""
 _COMPONENTS = (20, 50)
-_REPEATS = 4
+_REPEATS = 3
 _FINE, _CUTS = (2, 3, 4), 4
 """The embedding is cut into that many times K clusters, that often, which are merged to K."""
 
