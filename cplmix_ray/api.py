@@ -8,7 +8,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from cplmix_ray.config import Config
+from cplmix_ray.config import Config, load_preset
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.dataset import build_dataset, source_from_anndata
 from cplmix_ray.errors import InputError
@@ -31,24 +31,34 @@ class CplMixVAE:
     """Coupled mixture VAE on an AnnData object.
 
     >>> CplMixVAE.setup_anndata(adata, layer="counts", labels_key="cell_type")
-    >>> model = CplMixVAE(adata, n_categories=20, n_arms=2)
-    >>> model.train(max_steps=2000)
+    >>> model = CplMixVAE(adata, n_categories=20, preset="cells")
+    >>> model.train()
     >>> adata.obs["type"] = model.get_assignments()
     >>> adata.obsm["X_state"] = model.get_latent_representation()
 
     Args:
         adata: cells x genes, prepared with :meth:`setup_anndata`.
         n_categories: K, the types to look for.
-        n_arms: A, the coupled autoencoders.
+        n_arms: A, the coupled autoencoders; default: the preset's, or 2.
+        preset: recipe to start from, as on the command line (``preset="cells"``).
         settings: any other setting by its bare name, as on the command line (``lr=3e-3``, ``likelihood="nb"``).
 
     Raises:
         InputError: a setting is unknown or out of bounds.
     """
 
-    def __init__(self, adata: anndata.AnnData, n_categories: int = 10, n_arms: int = 2, **settings: Any):
+    def __init__(
+        self,
+        adata: anndata.AnnData,
+        n_categories: int = 10,
+        n_arms: int | None = None,
+        preset: str | None = None,
+        **settings: Any,
+    ):
         self.adata = adata
-        self.config = _nested({"n_categories": n_categories, "n_arms": n_arms, **settings})
+        arms = {} if n_arms is None else {"n_arms": n_arms}
+        recipe = Config() if preset is None else load_preset(preset)
+        self.config = _nested({"n_categories": n_categories, **arms, **settings}, recipe)
         self.metrics: dict[str, Any] = {}
         self._trained: TrainedModel | None = None
 

@@ -86,3 +86,13 @@ def test_counts_train_with_the_count_likelihoods(adata):
     for likelihood in ("nb", "zinb"):
         model = CplMixVAE(adata, n_categories=3, likelihood=likelihood, lr=3e-3, **SMALL)
         assert model.train(max_steps=150)["acc"] > 0.6, likelihood
+
+
+def test_a_preset_is_where_the_settings_start(adata):
+    model = CplMixVAE(adata, n_categories=3, preset="cells", seed=1, align_steps=30, **SMALL)
+    assert (model.config.objective.coupling, model.config.model.n_arms) == ("agreement", 2)
+    assert model.config.model.n_categories == 3
+    assert model.train(max_steps=60)["acc"] > 0.8
+    assert CplMixVAE(adata, preset="cells", n_arms=3).config.model.n_arms == 3
+    with pytest.raises(InputError, match="There is no preset 'cell'; choose among"):
+        CplMixVAE(adata, preset="cell")
