@@ -56,15 +56,14 @@ def config_of(align: int = ALIGN, guess: float = 0.0, **sections) -> Config:
     """A small run that logs every step, with ``sections`` over it."""
     tree = {
         "model": {"n_categories": TYPES, "hidden": [12], "bottleneck": 6},
-        "objective": {},
         "alignment": {"align_steps": align, "align_guess": guess},
         "training": {"max_steps": STEPS, "batch_size": 32, "log_every": 1, "evaluate_every": 1, "checkpoint_every": 1},
         "copies": {"n_neighbours": 5, "neighbour_pcs": 6},
         "seed": 3,
     }
-    return parse_config(
-        {n: {**part, **sections.get(n, {})} if isinstance(part, dict) else part for n, part in tree.items()}
-    )
+    for name, settings in sections.items():
+        tree[name] = {**tree.get(name, {}), **settings}
+    return parse_config(tree)
 
 
 OVER, GUESS = {"model": {"overcluster": 2}}, {"guess": 1.0}
@@ -151,11 +150,10 @@ def test_weights_that_begin_late_count_their_own_steps():
     """Adam corrects its moments for how few steps they are made of; in the first stage they are made of none."""
     config = config_of()
     saved = snapshots_of(run(config, data_of(config)))
+    begin_late = tuple(name.replace("network", "adam") for name in LATE)
     for step, arms in saved.items():
         steps = {name: int(t) for name, t in arms[1].items() if name.startswith("adam/") and name.endswith("/step")}
-        late = {
-            name: n for name, n in steps.items() if name.startswith(tuple(p.replace("network", "adam") for p in LATE))
-        }
+        late = {name: n for name, n in steps.items() if name.startswith(begin_late)}
         assert set(late.values()) == ({step - ALIGN} if step > ALIGN else set())
         assert {n for name, n in steps.items() if name not in late} == {step}
 
@@ -237,7 +235,7 @@ def test_the_loss_of_the_first_stage_and_its_gradient_from_the_parameters(
 
 
 def test_what_is_logged_is_of_the_cells_of_the_step_with_their_own_guesses():
-    """The first step of a real run, from its seed: the order of the cells, their copies, and what is guessed of them."""
+    """The first step of a real run, from its seed: the order of the cells, their copies, what is guessed of them."""
     config = config_of(**GUESS)
     data = data_of(config).training
     group = ArmGroup(config, data.preparation, (0, 1), CPU)
@@ -292,10 +290,8 @@ def test_a_category_without_parts_has_a_logarithm_and_a_gradient():
 
 def test_at_the_end_of_the_first_stage_all_arms_take_over_the_same_groups(few_pairs):
     config = config_of(model={"overcluster": 2, "n_arms": 3, "posterior": "softmax"})
-    events = run(config, data_of(config))
-    pools = {
-        step: torch.stack([t["network/pool"] for t in arms.values()]) for step, arms in snapshots_of(events).items()
-    }
+    saved = snapshots_of(run(config, data_of(config)))
+    pools = {step: torch.stack([t["network/pool"] for t in arms.values()]) for step, arms in saved.items()}
     for pool in pools.values():
         assert pool.shape == (3, 2 * TYPES, TYPES)
         assert set(pool.unique().tolist()) == {0.0, 1.0}
@@ -328,8 +324,16 @@ def test_what_is_merged_is_what_the_arms_confuse(few_pairs):
     assert sorted(groups.tolist()) == [0, 0, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("sections", [OVER, GUESS], ids=["overcluster", "guess"])
-@pytest.mark.parametrize("layout", [[(0,), (1,)], [(0, 1), (2,)]], ids=["2 actors", "uneven"])
+@pytest.mark.parametrize(
+    ("sections", "layout"),
+    [
+        (OVER, [(0,), (1,)]),
+        (GUESS, [(0,), (1,)]),
+        pytest.param(OVER, [(0, 1), (2,)], marks=pytest.mark.slow),
+        pytest.param(GUESS, [(0, 1), (2,)], marks=pytest.mark.slow),
+    ],
+    ids=["overcluster", "guess", "overcluster, uneven", "guess, uneven"],
+)
 def test_actors_equal_packed_through_both_stages(ray_cluster, sections, layout):
     n_arms = sum(map(len, layout))
     config = config_of(**{**sections, "model": {"n_arms": n_arms, **sections.get("model", {})}})
@@ -337,10 +341,8 @@ def test_actors_equal_packed_through_both_stages(ray_cluster, sections, layout):
     one, other = run(config, data), run(config, data, *layout)
     for a, b in zip(of_kind(one, Logged), of_kind(other, Logged), strict=True):
         assert (a.step, a.per_arm.keys()) == (b.step, b.per_arm.keys())
-        for name in a.per_arm:
-            np.testing.assert_allclose(
-                a.per_arm[name], b.per_arm[name], rtol=1e-4, atol=1e-5, err_msg=f"{a.step} {name}"
-            )
+        for name, values in a.per_arm.items():
+            np.testing.assert_allclose(values, b.per_arm[name], rtol=1e-4, atol=1e-5, err_msg=f"{a.step} {name}")
         np.testing.assert_allclose(a.common["distance"], b.common["distance"], rtol=1e-4, atol=1e-5)
     for a, b in zip(of_kind(one, Evaluated), of_kind(other, Evaluated), strict=True):
         assert a.step == b.step
@@ -388,16 +390,13 @@ def leave_at(step: int, config: Config, data: Dataset, folder: RunFolder) -> Non
 def test_looking_does_not_change_the_run(few_pairs, sections):
     """Scores and checkpoints inside the first stage merge for the moment; what comes after does not know."""
     often = config_of(**sections)
-    rarely = {"training": {"evaluate_every": 100, "checkpoint_every": 100}}
-    one, other = (
-        snapshots_of(run(config, data_of(often)))[STEPS] for config in (often, config_of(**sections, **rarely))
-    )
+    rarely = config_of(**sections, training={"evaluate_every": 100, "checkpoint_every": 100})
+    one, other = (snapshots_of(run(config, data_of(config)))[STEPS] for config in (often, rarely))
     assert_bitwise(one, other)
 
 
 def test_a_checkpoint_inside_the_first_stage_gives_categories(few_pairs, tmp_path):
     config = config_of(model={"overcluster": 3}, placement={"engine": "local"})
-    config = config.model_copy(update={"placement": config.placement.model_copy(update={"engine": "local"})})
     cells = planted()
     data, folder = data_of(config), RunFolder(tmp_path / "run")
     leave_at(ALIGN - 1, config, data, folder)
@@ -447,9 +446,8 @@ def test_checkpoints_from_before_steps_were_saved_are_taken_up_as_they_were():
     assert_bitwise(snapshots_of(run(config, data, start=Start(3, old)))[STEPS], saved[STEPS])
 
 
-@pytest.mark.parametrize("sections", [OVER, GUESS], ids=["overcluster", "guess"])
-def test_a_run_left_in_the_first_stage_goes_on_in_another_layout(ray_cluster, sections):
-    config = config_of(**sections)
+def test_a_run_left_in_the_first_stage_goes_on_in_another_layout(ray_cluster):
+    config = config_of(**OVER)
     data = data_of(config)
     whole = run(config, data)
     rest = run(config, data, (0,), (1,), start=Start(2, snapshots_of(whole)[2]))
