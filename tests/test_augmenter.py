@@ -30,12 +30,13 @@ from cplmix_ray.cli.predict_command import predict
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.config.augment import AugmentConfig
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.config.schema import Section
+from cplmix_ray.config.section import Section
 from cplmix_ray.copies.learned import Learned
 from cplmix_ray.data.augmenter_file import MANIFEST, WEIGHTS, read_augmenter
-from cplmix_ray.data.dataset import build_dataset, read_source
+from cplmix_ray.data.dataset import build_dataset, read_input, read_source
 from cplmix_ray.data.preparation import Preparation
 from cplmix_ray.errors import InputError
+from cplmix_ray.run.augment import prepare_task
 from cplmix_ray.trainer.checkpoint import latest_checkpoint
 
 SHAPE = AugmenterShape(12, latent_dim=3, noise_dim=4, hidden=(16, 8), pixels=True, nonnegative=True)
@@ -313,7 +314,7 @@ def test_workers_get_the_augmenter_with_the_cells_and_none_where_no_copy_is_lear
 
 OPTIONS = """
     --config --out --seed
-    --data --layer --labels-key --normalise --target-sum --hvg --val-fraction
+    --data --metadata --subset --layer --labels-key --state-key --genes --normalise --target-sum --hvg --val-fraction
     --latent-dim --noise-dim --hidden --keep-zeros --discriminator-hidden
     --alpha --gamma --triplet --fidelity --smoothness
     --max-steps --batch-size --lr --discriminator-lr --log-every --threads --device
@@ -433,3 +434,24 @@ def test_cells_are_trained_on_learned_copies_of_neighbours_and_predicted_without
     augment(["--data", data, "--max-steps", "2", "--out", str(tmp_path / "another"), *SMALL])
     with pytest.raises(InputError, match="other learned copies"):
         run_arms(tmp_path / "run", tmp_path / "another", *go_on, "--max-steps", "40")
+
+
+def test_all_that_chooses_cells_and_genes_counts_for_the_augmenter_too(cells, tmp_path, capsys):
+    """The settings of the input are those of train, and none is passed over in silence."""
+    data, _ = cells
+    (tmp_path / "known.csv").write_text("sample_name,batch\n" + "".join(f"c{i},one\n" for i in range(100)))
+    (tmp_path / "genes.txt").write_text("gene1\ngene2\ngene4\n")
+    line = ["--data", data, "--metadata", str(tmp_path / "known.csv"), "--genes", str(tmp_path / "genes.txt")]
+    augment([*line, "--subset", "50", "--max-steps", "2", "--out", str(tmp_path / "augmenter"), *SMALL])
+    said = capsys.readouterr().out
+    assert "20 of 120 cells" in said
+    assert "50 x 3, 45 train, 5 validate" in said
+    assert read_augmenter(tmp_path / "augmenter").preparation.var_names == ("gene1", "gene2", "gene4")
+
+
+def test_an_augmenter_learns_from_images_that_are_made_as_they_are_read():
+    config = AugmentConfig.model_validate({"input": {"data": "dsprites", "subset": 60}, "training": {"max_steps": 1}})
+    task = prepare_task(config, read_input(config))
+    assert task.shape.nonnegative and task.shape.pixels
+    ((step, terms),) = train_augmenter(config, task.fitted.values_ng, task.cells.train_idx, task.shape, CPU)
+    assert step == 1 and all(np.isfinite(value) for value in terms.values())

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from cplmix_ray.cli.train_command import parse_train
 from cplmix_ray.config import Config, Training, load_config, save_config
 from cplmix_ray.config.files import dump_config, load_search, parse_config
-from cplmix_ray.config.schema import Section
+from cplmix_ray.config.section import Section
 from cplmix_ray.errors import InputError
 from cplmix_ray.search.space import check_space
 

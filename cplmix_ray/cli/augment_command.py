@@ -45,15 +45,15 @@ def augment(args: list[str]) -> None:
     # Heavy imports only now, so that --help and a wrong line answer at once.
     import torch
 
-    from cplmix_ray.data.dataset import read_source
+    from cplmix_ray.data.dataset import read_input
     from cplmix_ray.run.augment import conduct_augmenter, prepare_task, require_room
 
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("There is no GPU for --device cuda; use --device cpu or leave it out.")
     require_room(out)
-    source = read_source(config.input.data, config.input.layer, config.input.labels_key)
+    source = read_input(config)
     task = prepare_task(config, source)
-    for note in task.notes:
+    for note in (*source.notes, *task.notes):
         display.say(note)
     display.say(
         f"{source.name}: {source.n_cells} x {task.shape.n_features}, {len(task.cells.train_idx)} train, "

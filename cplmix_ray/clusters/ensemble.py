@@ -1,8 +1,9 @@
 """A cluster ensemble (Strehl and Ghosh 2002): many k-means partitions, and what they have in common.
 
 Single partitions of cells depend on the view (which normalisation, how many components), on the number of clusters and
-on luck. Two cells that most partitions keep together are alike whatever the view. The partitions' one-hot codes B, of
-which B B^T counts how often two XX
+on luck. Two cells that most partitions keep together are alike whatever the view. With B the partitions' one-hot codes
+side by side, B B^T counts how many of them keep two cells together; the cells are embedded by its leading eigenvectors
+after normalisation by degree, which are the left singular vectors of D^-1/2 B, so that no n x n matrix is ever made.
 """
 
 import warnings

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from cplmix_ray.config.schema import Input, Section
+from cplmix_ray.config.cells import Input
+from cplmix_ray.config.section import Section
 
 
 class Networks(Section):

@@ -8,8 +8,9 @@ import yaml
 from pydantic import ValidationError
 
 from cplmix_ray.config.augment import AugmentConfig
-from cplmix_ray.config.schema import Config, Section
+from cplmix_ray.config.schema import Config
 from cplmix_ray.config.search import SearchConfig
+from cplmix_ray.config.section import Section
 from cplmix_ray.errors import InputError
 
 

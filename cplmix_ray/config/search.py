@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from cplmix_ray.config.schema import Config, Section
+from cplmix_ray.config.schema import Config
+from cplmix_ray.config.section import Section
 
 MetricName = Literal["auto", "acc", "ari", "nmi", "agreement", "consensus", "reconstruction"]
 

@@ -3,6 +3,7 @@
 import os
 
 from cplmix_ray.config import Config
+from cplmix_ray.config.augment import AugmentConfig
 from cplmix_ray.data.cells import read_h5ad, source_from_anndata
 from cplmix_ray.data.cortex import is_table, join_metadata, read_csv_cells
 from cplmix_ray.data.dsprites import N_IMAGES, read_dsprites
@@ -77,8 +78,8 @@ def _cells(
     return source_from_anndata(adata, layer, labels_key, data, state_key, notes)
 
 
-def read_input(config: Config) -> Source:
-    """Read what the settings of a run name.
+def read_input(config: Config | AugmentConfig) -> Source:
+    """Read what the settings of a run, or of an augmenter, name.
 
     Raises:
         InputError: as ``read_source``.

@@ -15,6 +15,7 @@ from cplmix_ray.config.augment import AugmentConfig
 from cplmix_ray.config.files import save_config
 from cplmix_ray.data.augmenter_file import MANIFEST, WEIGHTS, FrozenAugmenter
 from cplmix_ray.data.fit import Fitted, fit_preparation
+from cplmix_ray.data.lazy import limits
 from cplmix_ray.data.preparation import check_finite
 from cplmix_ray.data.source import Source
 from cplmix_ray.data.split import split_cells
@@ -70,7 +71,7 @@ def prepare_task(config: AugmentConfig, source: Source) -> Task:
         networks.noise_dim,
         networks.hidden,
         pixels=preparation.kind == "images",
-        nonnegative=bool(fitted.values_ng.min() >= 0),
+        nonnegative=limits(fitted.values_ng)[0] >= 0,
         keep_zeros=networks.keep_zeros and preparation.kind != "images",
     )
     return Task(Cells(fitted.values_ng, train_idx, val_idx, source.labels_n), fitted, shape)

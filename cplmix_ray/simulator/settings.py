@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cplmix_ray.config.schema import Section
+from cplmix_ray.config.section import Section
 
 
 @dataclass(frozen=True)
