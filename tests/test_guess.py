@@ -35,8 +35,9 @@ def test_a_guess_and_neighbours_are_of_training_cells_alone(sections):
     assert np.isin(data.neighbours[data.train_idx], data.train_idx).all()
     assert (data.neighbours[data.train_idx] != data.train_idx[:, None]).all()
     assert (data.neighbours[data.val_idx] == data.val_idx[:, None]).all()
-    kinds = adata.obs["type"].to_numpy()
-    assert (kinds[data.neighbours[data.train_idx]] == kinds[data.train_idx, None]).all()
+    if "copies" in sections:
+        kinds = adata.obs["type"].to_numpy()
+        assert (kinds[data.neighbours[data.train_idx]] == kinds[data.train_idx, None]).all()
 
 
 def test_nothing_is_guessed_where_nobody_asks():
@@ -71,12 +72,6 @@ def test_the_surprise_is_the_mean_of_minus_log_q_of_the_guess():
     surprise_a = _surprise(q_ank.log(), torch.tensor([1, 2]))
     expected = [-(np.log(0.25) + np.log(0.8)) / 2, -(np.log(1 / 3) + np.log(0.2)) / 2]
     np.testing.assert_allclose(surprise_a.numpy(), expected, rtol=1e-6)
-
-
-def test_another_seed_of_the_run_may_guess_otherwise_and_the_same_does_not():
-    config = config_of(**GUESS)
-    one, same = (build(planted(), config).training for _ in range(2))
-    np.testing.assert_array_equal(one.guess, same.guess)
 
 
 # What cannot be

@@ -68,9 +68,10 @@ def test_the_wheel_holds_the_recipes(tmp_path):
     code = (
         "import json, warnings; warnings.simplefilter('ignore')\n"
         "from setuptools.dist import Distribution\n"
-        "dist = Distribution(); dist.parse_config_files(['pyproject.toml'])\n"
+        "dist = Distribution({'script_name': 'setup.py'}); dist.parse_config_files(['pyproject.toml'])\n"
         "build = dist.get_command_obj('build_py'); build.build_lib = 'nowhere'; build.ensure_finalized()\n"
-        "print(json.dumps([f'{package}/{name}' for package, _, _, names in build.data_files for name in names]))\n"
+        "found = build.get_data_files_without_manifest()\n"
+        "print(json.dumps([f'{package}/{name}' for package, _, _, names in found for name in names]))\n"
     )
     pytest.importorskip("setuptools")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
