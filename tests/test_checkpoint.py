@@ -119,6 +119,18 @@ def test_a_killed_run_resumes_bitwise(tmp_path, engine):
     assert_bitwise(weights(whole), weights(killed))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_run_killed_in_its_first_stage_resumes_bitwise(tmp_path, engine):
+    words = ["--engine", engine, "--align-steps", "45", "--overcluster", "2", "--marginal", "1"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(train(whole, *words))
+    kill_after_checkpoint(train(killed, *words), killed)
+    assert latest_checkpoint(killed / "checkpoints")[0].step < 45
+    assert "Going on from" in finish(train(killed, *words, "--resume"))
+    assert_bitwise(weights(whole), weights(killed))
+
+
 def test_resume_without_a_checkpoint_starts_anew(tmp_path):
     assert "starts at step 0" in finish(train(tmp_path / "new", "--engine", "local", "--resume"))
 

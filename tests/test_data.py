@@ -237,7 +237,9 @@ def test_none_leaves_counts_alone_and_says_that_this_is_unusual():
 def test_values_too_large_for_logarithms_are_pointed_out():
     adata = planted()
     adata.X = adata.X * 100.5
-    assert "--normalise log1p" in " ".join(build(adata, settings(copies=NO_COPIES)).notes)
+    as_they_are = build(adata, settings(input={"normalise": "none"}, copies=NO_COPIES))
+    assert "--normalise log1p" in " ".join(as_they_are.notes)
+    assert "which are no logarithms" in " ".join(build(adata, settings(copies=NO_COPIES)).notes)
 
 
 @pytest.mark.parametrize("likelihood", ["nb", "zinb"])
@@ -632,7 +634,7 @@ def test_a_training_set_carries_no_labels():
     assert set(source.labels_n) == {"secret_0", "secret_1", "secret_2"}
     training = build_dataset(source, settings()).training
     fields = {field.name for field in dataclasses.fields(TrainingSet)}
-    assert fields == {"values_ng", "train_idx", "val_idx", "neighbours", "preparation"}
+    assert fields == {"values_ng", "train_idx", "val_idx", "neighbours", "preparation", "augmenter", "guess"}
     assert b"secret" not in pickle.dumps(training)
 
 
