@@ -9,7 +9,17 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 CopyKind = Literal[
-    "auto", "none", "affine", "centre", "standardise", "move", "thinning", "gene_dropout", "neighbours", "learned"
+    "auto",
+    "none",
+    "affine",
+    "centre",
+    "standardise",
+    "move",
+    "pose",
+    "thinning",
+    "gene_dropout",
+    "neighbours",
+    "learned",
 ]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian", "nb", "zinb"]
 CouplingName = Literal["d_sigma", "aitchison", "euclidean", "agreement"]
@@ -63,7 +73,8 @@ class Copies(Section):
         description="Kinds of copies, applied in this order. auto: neighbours and affine for images (dsprites: "
         "affine), neighbours and gene_dropout for log-expression, neighbours and thinning for counts. "
         "centre and move put what an image shows in its middle, or anywhere in it, whole; standardise puts it in the "
-        "middle at the same size in all images. learned: by --augmenter.",
+        "middle at the same size in all images. pose turns it as affine does, and gives it the place and size "
+        "that another image of the minibatch has. learned: by --augmenter.",
     )
     augmenter: str | None = Field(
         None, description="Learned copies: the folder that python -m cplmix_ray.augment wrote."
@@ -104,6 +115,11 @@ class Model(Section):
     state_dim: int = Field(2, ge=1, description="Dimensions d of the continuous state.")
     hidden: tuple[PositiveInt, ...] = Field((128, 128), description="Widths of the encoder's hidden layers.")
     bottleneck: int = Field(10, ge=1, description="Width of the layer from which category and state are read.")
+    encoder_view: Literal["whole", "content"] = Field(
+        "whole",
+        description="whole: the encoder sees the cell or image as it is. content: it sees what an image shows, in the "
+        "middle of a square of half the side and always of one size; where it was and how large goes to the state.",
+    )
     batch_norm: bool = Field(True, description="Normalise hidden layers over the minibatch.")
     input_dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs hidden from the encoder.")
     posterior: Literal["tempered", "softmax"] = Field(
