@@ -20,7 +20,7 @@ TRAIN_OPTIONS = """
     --data --metadata --subset --layer --labels-key --state-key --genes --normalise --target-sum --hvg --val-fraction
     --copies --n-neighbours --neighbour-pcs --neighbour-space --rotation --zoom --shift --shear --content-radius
     --thinning-keep --drop-genes --expression-noise --augmenter
-    --n-categories --n-arms --overcluster --state-dim --hidden --bottleneck --batch-norm --input-dropout
+    --n-categories --n-arms --overcluster --state-dim --hidden --bottleneck --encoder-view --batch-norm --input-dropout
     --posterior --tau
     --gumbel-temperature --likelihood --state-given-category --shared-parameters
     --coupling --lam --reconstruction --beta --entropy --marginal --guess --sigma-floor

@@ -13,7 +13,7 @@ ROOT = Path(cplmix_ray.__file__).parent
 FLOORS = [
     {"errors", "version"},
     {"config", "clusters"},
-    {"data", "simplex", "likelihoods", "scores"},
+    {"content", "data", "simplex", "likelihoods", "scores"},
     {"arm", "augmenter", "coupling", "objective", "simulator"},
     {"copies"},
     {"trainer"},

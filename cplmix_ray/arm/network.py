@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cplmix_ray.arm.layers import PackedBatchNorm, PackedLinear, PackedMLP
 from cplmix_ray.config import Model
+from cplmix_ray.content import view, view_side
 from cplmix_ray.likelihoods import Likelihood
 
 _LOG_VAR_BOUND = 12.0
@@ -18,16 +19,23 @@ _SMALLEST = 1e-20
 
 @dataclass(frozen=True)
 class ArmShape:
-    """What the data adds to the model's settings: width, likelihood, unit of the library size (counts only)."""
+    """What the data adds to the model's settings: width, likelihood, unit of the library size (counts only), and the
+    (height, width) of images."""
 
     n_genes: int
     likelihood: Likelihood
     library: float = 1.0
+    image_shape: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Bottleneck z (A, n, b), and the log of the categorical posterior log q(c|x) (A, n, K or fine categories)."""
+    """What the state is read from, and the log of the categorical posterior log q(c|x).
+
+    Attributes:
+        z_anb: bottleneck (A, n, b), and next to it what the view of the content leaves out, (A, n, b + 3).
+        log_q_ank: (A, n, K), or fine categories.
+    """
 
     z_anb: Tensor
     log_q_ank: Tensor
@@ -49,11 +57,18 @@ class PackedArms(nn.Module):
         self.n_arms, self.model, self.shape = n_arms, model, shape
         n_sets = 1 if model.shared_parameters else n_arms
         n_k, n_d, n_b = model.n_categories, model.state_dim, model.bottleneck
-        state_in = n_b + (n_k if model.state_given_category else 0)
+        content = model.encoder_view == "content"
+        if content:
+            assert shape.image_shape is not None
+            n_in = view_side(shape.image_shape) ** 2
+        else:
+            n_in = shape.n_genes
+        state_in = n_b + 3 * content + (n_k if model.state_given_category else 0)
         back = tuple(reversed(model.hidden))
-        self.encoder = PackedMLP(n_sets, n_arms, (shape.n_genes, *model.hidden, n_b), model.batch_norm)
+        self.encoder = PackedMLP(n_sets, n_arms, (n_in, *model.hidden, n_b), model.batch_norm)
         # With its scale fixed, the bottleneck cannot fade to nothing and take every posterior to uniform with it.
         self.bottleneck_norm = PackedBatchNorm(n_sets, n_arms, n_b, affine=False)
+        self.pose_norm = PackedBatchNorm(n_sets, n_arms, 3, affine=False) if content else None
         self.category_head = PackedLinear(n_sets, n_b, model.n_fine)
         # Which category a fine one belongs to, as a 0-1 matrix; every arm holds the same.
         pool = torch.eye(n_k).repeat(n_arms, model.overcluster, 1) if model.overcluster > 1 else None
@@ -88,9 +103,20 @@ class PackedArms(nn.Module):
             fine: stop at the fine categories.
         """
         h_ang = self.encoder_input(x_ang)
-        z_anb = self.bottleneck_norm(self.encoder(h_ang if keep_ang is None else h_ang * keep_ang))
+        h_ang, pose_an3 = self._view(h_ang if keep_ang is None else h_ang * keep_ang)
+        z_anb = self.bottleneck_norm(self.encoder(h_ang))
         logits_ank = self.category_head(z_anb)
+        # Place and size are for the state alone: the category knows nothing of them.
+        z_anb = z_anb if pose_an3 is None else torch.cat([z_anb, pose_an3], dim=-1)
         return Encoded(z_anb, torch.log_softmax(logits_ank, dim=-1) if fine else self._posterior(logits_ank))
+
+    def _view(self, h_ang: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the encoder sees, and the place and size that are kept from it."""
+        if self.pose_norm is None or self.shape.image_shape is None:
+            return h_ang, None
+        squares_mg, pose_m3 = view(h_ang.flatten(0, 1), self.shape.image_shape)
+        n_arms, n = h_ang.shape[:2]
+        return squares_mg.view(n_arms, n, -1), self.pose_norm(pose_m3.view(n_arms, n, 3))
 
     def _posterior(self, logits_ank: Tensor) -> Tensor:
         """log q over the K categories; tempered, softmax(p / tau) of the probabilities p, which bounds log q below."""

@@ -23,6 +23,11 @@ class Model(Section):
     state_dim: int = Field(2, ge=1, description="Dimensions d of the continuous state.")
     hidden: tuple[PositiveInt, ...] = Field((128, 128), description="Widths of the encoder's hidden layers.")
     bottleneck: int = Field(10, ge=1, description="Width of the layer from which category and state are read.")
+    encoder_view: Literal["whole", "content"] = Field(
+        "whole",
+        description="whole: the encoder sees the cell or image as it is. content: it sees what an image shows, in the "
+        "middle of a square of half the side and always of one size; where it was and how large goes to the state.",
+    )
     batch_norm: bool = Field(True, description="Normalise hidden layers over the minibatch.")
     input_dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs hidden from the encoder.")
     posterior: Literal["tempered", "softmax"] = Field(

@@ -12,6 +12,7 @@ from cplmix_ray.copies.images import Affine
 from cplmix_ray.copies.learned import Learned
 from cplmix_ray.copies.neighbours import Neighbours
 from cplmix_ray.copies.place import Centre, Move, Standardise
+from cplmix_ray.copies.pose import Pose
 from cplmix_ray.data.dataset import TrainingSet
 
 
@@ -28,6 +29,9 @@ def build_copies(kinds: Sequence[str], copies: Copies, data: TrainingSet) -> lis
         elif kind == "standardise":
             assert data.preparation.image_shape is not None
             chain.append(Standardise(data.preparation.image_shape, copies.content_radius))
+        elif kind == "pose":
+            assert data.preparation.image_shape is not None
+            chain.append(Pose(data.preparation.image_shape, copies.rotation))
         elif kind in ("centre", "move"):
             assert data.preparation.image_shape is not None
             chain.append((Centre if kind == "centre" else Move)(data.preparation.image_shape))

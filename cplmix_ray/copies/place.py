@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from cplmix_ray.content import SPECK, measure
 from cplmix_ray.copies.base import Copy
 
 FAINT = 0.02
@@ -28,8 +29,6 @@ class Centre(Copy):
 class Standardise(Copy):
     """The content's centre of mass goes to the middle of the image, and its size becomes the same in all images.
 
-    The size is the root mean square distance from the centre of mass, which turning does not change.
-
     Args:
         image_shape: (height, width).
         radius: the size that it gets, as a share of the shorter side.
@@ -39,22 +38,13 @@ class Standardise(Copy):
     radius: float
 
     def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
-        n, side_2 = len(x_ng), torch.tensor([self.image_shape[1], self.image_shape[0]], device=x_ng.device)
-        images = x_ng.view(n, 1, *self.image_shape)
-        mass_n = x_ng.sum(1).clamp_min(1e-6)
-        profiles = images.sum((1, 2)), images.sum((1, 3))  # across, down
-        centre_n2, square_n = torch.zeros((n, 2), device=x_ng.device), torch.zeros(n, device=x_ng.device)
-        for axis, profile in enumerate(profiles):
-            at = torch.arange(profile.shape[1], device=x_ng.device) + 0.5
-            centre_n2[:, axis] = profile @ at / mass_n
-            square_n += profile @ at.square() / mass_n - centre_n2[:, axis].square()
+        n, images = len(x_ng), x_ng.view(-1, 1, *self.image_shape)
+        content = measure(x_ng, self.image_shape)
+        finer_n = content.size_n / (self.radius * min(self.image_shape))
         # An image that is empty, or a single pixel, stays as large as it is.
-        size_n = square_n.clamp_min(0).sqrt()
-        wanted = self.radius * min(self.image_shape)
-        finer_n = torch.where(size_n > 0.5, size_n / wanted, torch.ones_like(size_n))
-        middle_n2 = torch.where(x_ng.any(1, keepdim=True), 2 * centre_n2 / side_2 - 1, torch.zeros_like(centre_n2))
+        finer_n = torch.where(content.size_n > SPECK, finer_n, torch.ones_like(finer_n))
         rows = torch.eye(2, device=x_ng.device) * finer_n[:, None, None]
-        grid = affine_grid(torch.cat([rows, middle_n2[:, :, None]], dim=2), [n, 1, *self.image_shape], False)
+        grid = affine_grid(torch.cat([rows, content.middle_n2[:, :, None]], dim=2), [n, 1, *self.image_shape], False)
         return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False).view(n, -1)
 
 

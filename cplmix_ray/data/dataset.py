@@ -19,7 +19,7 @@ from cplmix_ray.data.split import split_cells
 from cplmix_ray.errors import InputError
 
 _FITTING = {
-    "images": ("neighbours", "affine", "centre", "standardise", "move", "learned"),
+    "images": ("neighbours", "affine", "centre", "standardise", "move", "pose", "learned"),
     "counts": ("neighbours", "thinning"),
     "log": ("neighbours", "gene_dropout", "learned"),
 }

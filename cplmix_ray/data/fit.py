@@ -40,6 +40,8 @@ def fit_preparation(source: Source, config: Config) -> Fitted:
     """
     if source.image_shape is not None:
         return _images(source, config)
+    if config.model.encoder_view == "content":
+        raise InputError("--encoder-view content is for images; cells have no place and no size in what is measured.")
     if config.model.likelihood == "bernoulli":
         raise InputError("--likelihood bernoulli is for images; cells take gaussian, nb or zinb.")
     counts = holds_counts(source.values_ng)

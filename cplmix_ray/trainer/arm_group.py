@@ -24,7 +24,8 @@ def resolve_likelihood(config: Config, preparation: Preparation) -> str:
 def build_network(n_arms: int, config: Config, preparation: Preparation) -> PackedArms:
     """Networks of ``n_arms`` arms for data so prepared, not yet initialised."""
     likelihood = LIKELIHOODS[resolve_likelihood(config, preparation)]
-    return PackedArms(n_arms, config.model, ArmShape(len(preparation.var_names), likelihood, preparation.library))
+    shape = ArmShape(len(preparation.var_names), likelihood, preparation.library, preparation.image_shape)
+    return PackedArms(n_arms, config.model, shape)
 
 
 class ArmGroup:
