@@ -87,9 +87,12 @@ def test_images_have_no_ensemble(sections):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["--align-guess", "1"], "alignment.align_guess: it needs align_steps"),
+        (["--align-guess", "1"], "alignment.align_guess: it is learned in a first stage; set align_steps"),
         (["--overcluster", "2"], "model.overcluster: fine categories are merged after a first stage; set align_steps"),
-        (["--align-guess", "1", "--align-steps", "5", "--overcluster", "2"], "overcluster of 1"),
+        (
+            ["--align-guess", "1", "--align-steps", "5", "--overcluster", "2"],
+            "a guess is of the K categories; set overcluster to 1",
+        ),
     ],
 )
 def test_stages_that_cannot_be_are_one_sentence(line, words):
