@@ -37,6 +37,14 @@ def test_the_default_run_finds_the_digits_and_its_arms_agree(tmp_path):
     assert min(m["populated"] for m in metrics) >= 9
 
 
+def test_the_recipe_for_dsprites_tells_the_shapes_apart(tmp_path):
+    """A tenth of its images and half its steps."""
+    words = ["--preset", "dsprites", "--subset", "5000", "--max-steps", "200", "--seed", "0", "--engine", "local"]
+    metrics = train(tmp_path / "run", *words)
+    assert metrics["acc"] > 0.963
+    assert metrics["populated"] == 3
+
+
 @pytest.mark.skipif(not WORM.is_file(), reason="needs worm_neuron.h5ad in the folder that CPLMIX_RAY_DATA names")
 def test_worm_neurons_beat_k_means_on_the_same_matrix(tmp_path):
     """Means over three seeds against k-means on 50 principal components, ten restarts each."""

@@ -22,7 +22,7 @@ class Train:
     """
 
     preset: str | None = None
-    """Recipe to start from: cells, mnist, ...; the files are in cplmix_ray/presets."""
+    """Recipe to start from: cells, dsprites, mnist; the files are in cplmix_ray/presets."""
     config: str | None = None
     """YAML file of settings, in place of a preset; what stands on the line goes before it."""
     out: str | None = None
