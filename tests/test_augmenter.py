@@ -217,6 +217,7 @@ def test_the_unit_is_the_root_mean_square_distance_from_the_mean(form):
     assert spread_of(np.ones((4, 3), np.float32), np.arange(4)).unit == 1.0
 
 
+@pytest.mark.slow
 def test_the_triplet_term_makes_noise_matter():
     values = images(200).numpy()
     tasks = [

@@ -320,6 +320,7 @@ def test_a_run_that_fails_does_not_end_the_others(cells, tmp_path):
     assert "not finite" in told[1][1]
 
 
+@pytest.mark.slow
 def test_several_at_a_time_give_the_rows_of_one_after_the_other(measured, cells, tmp_path):
     jobs, _, rows, _ = measured
     some = [each for each in jobs if each.entry.name == "km" or each.config.model.n_arms == 2]

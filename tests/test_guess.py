@@ -209,6 +209,7 @@ def test_new_cells_are_treated_as_the_training_cells_were():
 # The shelf of a search
 
 
+@pytest.mark.slow
 def test_a_shelf_tells_guesses_of_different_settings_apart_and_keeps_what_only_the_driver_knows(ray_cluster):
     from dataclasses import replace
 

@@ -37,6 +37,7 @@ def run(config, data, plan=LAYOUT, start=None, kill_at=None) -> list[Event]:
     return events
 
 
+@pytest.mark.slow
 def test_two_workers_equal_two_actors_bitwise_and_leave_nothing(ray_cluster, data, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -446,6 +446,7 @@ def test_checkpoints_from_before_steps_were_saved_are_taken_up_as_they_were():
     assert_bitwise(snapshots_of(run(config, data, start=Start(3, old)))[STEPS], saved[STEPS])
 
 
+@pytest.mark.slow
 def test_a_run_left_in_the_first_stage_goes_on_in_another_layout(ray_cluster):
     config = config_of(**OVER)
     data = data_of(config)
