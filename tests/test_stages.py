@@ -356,12 +356,16 @@ def test_actors_equal_packed_through_both_stages(ray_cluster, sections, layout):
                 assert torch.equal(tensors["network/pool"], saved_b[step][arm]["network/pool"]), step
 
 
-@pytest.mark.parametrize("sections", [OVER, GUESS], ids=["overcluster", "guess"])
-def test_both_stages_together_find_planted_types(few_pairs, sections):
+@pytest.mark.parametrize(
+    ("sections", "align"),
+    [(OVER, 120), (OVER, 1000), (GUESS, 120)],
+    ids=["overcluster", "overcluster, not merged for good", "guess"],
+)
+def test_planted_types_are_found_after_both_stages_and_inside_the_first(few_pairs, sections, align):
     often = {"max_steps": 150, "evaluate_every": 150, "checkpoint_every": 150, "log_every": 150, "lr": 0.01}
     objective = {"coupling": "agreement", "marginal": 1.0, "entropy": 0.0, "reconstruction": 0.01}
     model = {"posterior": "softmax", "hidden": [24], "bottleneck": 10, **sections.get("model", {})}
-    config = config_of(120, **{**sections, "model": model, "objective": objective, "training": often})
+    config = config_of(align, **{**sections, "model": model, "objective": objective, "training": often})
     data = data_of(config)
     arms = snapshots_of(run(config, data))[150]
     found = TrainedModel.from_arms(config, data.training.preparation, arms, 150).infer(data.training.values_ng)
