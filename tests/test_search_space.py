@@ -195,7 +195,10 @@ def test_more_categories_than_cells_are_noticed_before_the_start():
 # Files and the command line
 
 
-@pytest.mark.parametrize("path", sorted(TUNE_CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+SEARCHES = sorted(path for path in TUNE_CONFIGS.glob("*.yaml") if not path.stem.startswith("bench_"))
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 def test_shipped_searches_vary_arms_coupling_and_categories(path):
     assert {"model.n_arms", "objective.lam", "model.n_categories"} <= set(load_search(path).space)
 
