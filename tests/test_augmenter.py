@@ -403,6 +403,7 @@ def run_arms(out, augmenter, *more):
     return checkpoint
 
 
+@pytest.mark.slow
 def test_a_coupled_run_with_learned_copies_is_the_same_for_the_same_seed(digits, tmp_path):
     one, again = (run_arms(tmp_path / name, digits) for name in ("one", "again"))
     other = run_arms(tmp_path / "other", digits, "--seed", "1")

@@ -592,6 +592,7 @@ def test_curves_of_nothing_and_pictures_of_no_kind_are_refused(measured, tmp_pat
             bench(["curve", rows, *words])
 
 
+@pytest.mark.slow
 def test_a_failed_run_makes_status_one_and_bad_input_two(cells, tmp_path):
     spec = write_bench(
         tmp_path, {**GOOD, "data": "cells.h5ad", "labels_key": "kind", "n_categories": 500, "seeds": [0]}

@@ -73,9 +73,11 @@ def assert_same_run(one, other):
     [
         (2, [(0,), (1,)], {}),
         (4, [(0, 1), (2, 3)], {}),
-        (3, [(0, 1), (2,)], {}),
+        pytest.param(3, [(0, 1), (2,)], {}, marks=pytest.mark.slow),
         (2, [(0,), (1,)], {"shared_parameters": True}),
-        (2, [(0,), (1,)], {"state_given_category": False, "likelihood": "gaussian"}),
+        pytest.param(
+            2, [(0,), (1,)], {"state_given_category": False, "likelihood": "gaussian"}, marks=pytest.mark.slow
+        ),
     ],
     ids=["2 actors", "2 actors of 2", "uneven", "shared weights", "switches"],
 )

@@ -328,7 +328,7 @@ def test_what_is_merged_is_what_the_arms_confuse(few_pairs):
     ("sections", "layout"),
     [
         (OVER, [(0,), (1,)]),
-        (GUESS, [(0,), (1,)]),
+        pytest.param(GUESS, [(0,), (1,)], marks=pytest.mark.slow),
         pytest.param(OVER, [(0, 1), (2,)], marks=pytest.mark.slow),
         pytest.param(GUESS, [(0, 1), (2,)], marks=pytest.mark.slow),
     ],
