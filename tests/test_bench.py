@@ -340,7 +340,15 @@ def test_an_interrupted_benchmark_says_so_and_goes_on(tmp_path, workers):
     spec = write_bench(tmp_path, {**GOOD, "set": {**SMALL, "training.max_steps": 150}, "seeds": [0, 1, 2, 3]})
     words = ["accuracy", str(spec), "--out", str(tmp_path / "out"), "--workers", workers]
     command, rows = [sys.executable, "-m", "cplmix_ray.bench", *words], tmp_path / "out" / "rows.csv"
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        # Tests that run in the background of a shell ignore Control-C, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until = time.monotonic() + 300
     while not read_rows(rows) and time.monotonic() < until:
         time.sleep(0.05)
