@@ -379,7 +379,7 @@ def scalars(run) -> dict[str, dict[int, float]]:
 
 
 def test_tensorboard_has_every_term_and_every_score(scalars):
-    terms = {"reconstruction", "kl_state", "entropy", "gradient", "sigma_floored"}
+    terms = {"reconstruction", "kl_state", "entropy", "marginal_entropy", "loss", "gradient", "sigma_floored"}
     scores = LABEL_SCORES | {"amp", "kl_qc_pc", "populated"}
     assert set(scalars) == {
         "loss/total",
