@@ -12,6 +12,7 @@ that of the full pairwise sum. The embedding is what the couplings differ in:
     euclidean  u = q                   blind to ratios: small probabilities hardly count
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -22,14 +23,14 @@ from cplmix_ray.simplex import clr, floored_std
 
 
 @dataclass(frozen=True)
-class SquaredDistance:
+class SquaredDistance(ABC):
     """The one-sum form; a kind of distance says what ``embed`` is."""
 
     n_arms: int
 
+    @abstractmethod
     def embed(self, log_q_ank: Tensor) -> tuple[Tensor, Tensor]:
         """u, shape (A_local, n, K), and how many categories of each arm are on a floor, (A_local,)."""
-        raise NotImplementedError
 
     def send(self, log_q_ank: Tensor) -> Sent:
         """What each arm needs to say, from its own posterior alone."""
