@@ -20,12 +20,21 @@ CELLS, GENES = 20_000, 5_000
 MEGABYTES = CELLS * GENES * 4 / 2**20
 
 
-def proportional_set_size(pid: int) -> float:
-    """Memory of a process in MB, pages that it shares counted in parts."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no Pss")
+def memory_of_process(pid: int) -> dict[str, float]:
+    """MB of a process: its own, and of the object store what it looked at, whole and with shared pages in parts."""
+    sizes = {"own": 0.0, "store": 0.0, "store_share": 0.0}
+    in_store = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):  # the line that opens a mapping ends with its file
+            in_store = "/dev/shm/" in line
+        elif first == "Rss:" and in_store:
+            sizes["store"] += int(rest[0]) / 1024
+        elif first == "Pss:" and in_store:
+            sizes["store_share"] += int(rest[0]) / 1024
+        elif first == "Anonymous:" and not in_store:
+            sizes["own"] += int(rest[0]) / 1024
+    return sizes
 
 
 def workers_of(ray_pids_before: set[int]) -> list[int]:
@@ -40,8 +49,8 @@ def workers_of(ray_pids_before: set[int]) -> list[int]:
     return [pid for pid in pids if pid not in ray_pids_before]
 
 
-def memory_of(n_arms: int, stored: StoredSet, genes_hidden: int) -> list[float]:
-    """PSS of every worker once it has looked at all the cells."""
+def memory_of(n_arms: int, stored: StoredSet, genes_hidden: int) -> list[dict[str, float]]:
+    """The memory of every worker once it has looked at all the cells."""
     config = parse_config(
         {
             "model": {"n_arms": n_arms, "hidden": [genes_hidden], "bottleneck": 4, "n_categories": 3},
@@ -53,7 +62,7 @@ def memory_of(n_arms: int, stored: StoredSet, genes_hidden: int) -> list[float]:
     plan = Plan("ray", tuple((arm,) for arm in range(n_arms)), False, "")
     events = train_on_actors(plan, config, stored, Start())
     next(events)
-    found = [proportional_set_size(pid) for pid in workers_of(before)]
+    found = [memory_of_process(pid) for pid in workers_of(before)]
     events.close()
     return found
 

@@ -262,6 +262,8 @@ def test_a_resumed_search_has_its_own_settings(tmp_path):
         parse_tune(["--resume", "--out", str(tmp_path), "--trials", "9"])
     with pytest.raises(InputError, match="the settings that it began with"):
         parse_tune(["--resume", "--out", str(tmp_path), "--batch-size", "9"])
+    longer = parse_tune(["--resume", "--out", str(tmp_path), "--max-hours", "3"])[1]
+    assert longer.search == spec.search.model_copy(update={"max_hours": 3.0})
     moved = parse_tune(["--resume", "--out", str(tmp_path), "--threads", "2"])[1]
     assert moved.run.placement.threads == 2
     with pytest.raises(InputError, match="--resume needs --out"):

@@ -62,9 +62,15 @@ def parse_tune(args: list[str]) -> tuple[Tune, SearchConfig]:
             getattr(base.run, section, None), last, None
         ):
             raise InputError(f"--{last.replace('_', '-')} is searched; take {name} out of the file's space to fix it.")
-    where_it_runs = {"placement": base.run.placement}
-    if early.resume and (spec.search, spec.run.model_copy(update=where_it_runs)) != (base.search, base.run):
-        raise InputError("A search goes on with the settings that it began with; leave the line as --resume --out DIR.")
+    if early.resume:
+        # Where and for how long a search goes on is free; all else would mix trials of different searches.
+        search = spec.search.model_copy(update={"max_hours": base.search.max_hours})
+        run = spec.run.model_copy(update={"placement": base.run.placement})
+        if (search, run) != (base.search, base.run):
+            raise InputError(
+                "A search goes on with the settings that it began with; leave the line as --resume --out DIR, with "
+                "--max-hours and where it runs if these are to change."
+            )
     return command, spec
 
 
@@ -126,7 +132,10 @@ def _tell(findings: "Findings", spec: SearchConfig, out: Path, seconds: float) -
     if len(ended) < spec.n_trials():
         if spec.search.max_hours is None or seconds < 3600 * spec.search.max_hours:
             raise TrainingError(f"The search was interrupted; --resume --out {out} goes on with it.")
-        print(f"The {spec.search.max_hours:g} hours are over; --resume --out {out} goes on for as long again.")
+        print(
+            f"The {spec.search.max_hours:g} hours are over; --resume --out {out} goes on for as long again "
+            f"(--max-hours changes that)."
+        )
     if findings.best is None:
         raise TrainingError(f"No trial ran to its end; what they came to is in {out / 'results.csv'}.")
 
