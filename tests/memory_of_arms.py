@@ -9,8 +9,8 @@ import numpy as np
 import ray
 
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.data.dataset import TrainingSet
 from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.data.training_set import TrainingSet
 from cplmix_ray.engine.actors import train_on_actors
 from cplmix_ray.engine.plan import Plan
 from cplmix_ray.engine.store import StoredSet

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cplmix_ray.cli.train_command import train as train_command
 from cplmix_ray.trainer.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
 from cplmix_ray.trainer.events import Snapshot
 
@@ -78,6 +79,11 @@ def train(out: Path, *words: str, **kwargs) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
 
 
+def train_here(out: Path, *words: str) -> None:
+    """A whole run in this process, without the seconds that another takes to start."""
+    train_command([*LINE.split(), "--out", str(out), "--engine", "local", *words])
+
+
 def finish(process: subprocess.Popen) -> str:
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
@@ -106,7 +112,7 @@ def kill_after_checkpoint(process: subprocess.Popen, out: Path) -> None:
     process.communicate(timeout=30)
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_bitwise(tmp_path, engine):
     if engine == "ray" and len(os.sched_getaffinity(0)) < 2:
         pytest.skip("two workers need two cores")
@@ -131,13 +137,14 @@ def test_a_run_killed_in_its_first_stage_resumes_bitwise(tmp_path, engine):
     assert_bitwise(weights(whole), weights(killed))
 
 
-def test_resume_without_a_checkpoint_starts_anew(tmp_path):
-    assert "starts at step 0" in finish(train(tmp_path / "new", "--engine", "local", "--resume"))
+def test_resume_without_a_checkpoint_starts_anew(tmp_path, capsys):
+    train_here(tmp_path / "new", "--resume")
+    assert "starts at step 0" in capsys.readouterr().out
 
 
 def test_a_finished_run_can_be_resumed_for_longer(tmp_path):
     longer, at_once = tmp_path / "longer", tmp_path / "at_once"
-    finish(train(longer, "--engine", "local", "--max-steps", "40"))
-    finish(train(longer, "--engine", "local", "--max-steps", "60", "--resume"))
-    finish(train(at_once, "--engine", "local"))
+    train_here(longer, "--max-steps", "40")
+    train_here(longer, "--max-steps", "60", "--resume")
+    train_here(at_once)
     assert_bitwise(weights(longer), weights(at_once))

@@ -5,7 +5,8 @@ import pytest
 import scipy.sparse as sp
 from sklearn.metrics import adjusted_rand_score
 
-from cplmix_ray.clusters import build_ensemble, joint_of_copies, merge_by_lift
+from cplmix_ray.clusters.ensemble import build_ensemble
+from cplmix_ray.clusters.merging import joint_of_copies, merge_by_lift
 from cplmix_ray.data.views import pearson_residuals, views_of
 
 

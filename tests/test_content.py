@@ -11,9 +11,10 @@ from cplmix_ray.config import Config, Copies, Model
 from cplmix_ray.content import measure, view, view_side
 from cplmix_ray.copies import build_copies
 from cplmix_ray.copies.pose import Pose
-from cplmix_ray.data.dataset import TrainingSet, build_dataset, read_source
+from cplmix_ray.data.dataset import build_dataset, read_source
 from cplmix_ray.data.dsprites import SIDE, render
 from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.data.training_set import TrainingSet
 from cplmix_ray.errors import InputError
 from cplmix_ray.likelihoods import LIKELIHOODS
 

@@ -9,9 +9,9 @@ from cplmix_ray.config import Copies
 from cplmix_ray.copies import build_copies
 from cplmix_ray.copies.images import Affine
 from cplmix_ray.copies.place import Centre, Move, Standardise
-from cplmix_ray.data.dataset import TrainingSet
 from cplmix_ray.data.dsprites import N_IMAGES, DSprites
 from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.data.training_set import TrainingSet
 
 SHAPE = (12, 17)
 

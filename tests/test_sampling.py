@@ -15,8 +15,8 @@ from cplmix_ray.copies.cells import GeneDropout, Thinning
 from cplmix_ray.copies.images import Affine
 from cplmix_ray.copies.neighbours import Neighbours
 from cplmix_ray.coupling import ArmSum
-from cplmix_ray.data.dataset import TrainingSet
 from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.data.training_set import TrainingSet
 from cplmix_ray.trainer import step as trainer_step
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.randomness import GUMBEL, STATE

@@ -277,10 +277,9 @@ def test_optuna_draws_the_trials(ray_cluster, source, tmp_path):
     assert all(0.5 <= trial.point["objective.lam"] <= 2.0 for trial in findings.trials)
 
 
-def test_a_finished_search_that_is_resumed_runs_nothing_again(ray_cluster, source, tmp_path):
-    spec = spec_of({"objective.lam": {"grid": [0.5, 1.0]}})
-    _, folder = run_search(spec, source, tmp_path / "out")
+def test_a_finished_search_that_is_resumed_runs_nothing_again(finished, source):
+    spec, _, folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.trials.rglob("*") if path.is_file()}
-    findings, _ = run_search(spec, source, tmp_path / "out", resume=True)
+    findings, _ = run_search(spec, source, folder.path, resume=True)
     assert [trial.status for trial in findings.trials] == ["done", "done"]
     assert {path: path.stat().st_mtime_ns for path in folder.trials.rglob("*") if path.is_file()} == before

@@ -17,7 +17,8 @@ from cplmix_ray.config.files import parse_config
 from cplmix_ray.copies import build_copies
 from cplmix_ray.coupling import ArmSum
 from cplmix_ray.data.cells import source_from_anndata
-from cplmix_ray.data.dataset import Dataset, build_dataset, copies_for
+from cplmix_ray.data.dataset import Dataset, build_dataset
+from cplmix_ray.data.training_set import copies_for
 from cplmix_ray.engine.actors import train_on_actors
 from cplmix_ray.engine.local import train_packed
 from cplmix_ray.engine.plan import Plan

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cplmix_ray.cli.exits import run_command
+from cplmix_ray.cli.tune_command import tune as tune_here
+
 SEARCH = {
     "run": {
         "input": {"data": "digits"},
@@ -28,6 +31,14 @@ def command(*words: str) -> list[str]:
 
 def tune(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run(command(*words), capture_output=True, text=True, timeout=900, check=False)
+
+
+def refuse(capsys, monkeypatch, *words: str) -> tuple[int, str]:
+    """Exit status and standard error of a command that does not get to train, in this process."""
+    monkeypatch.setattr(sys, "argv", ["tune", *words])
+    with pytest.raises(SystemExit) as left:
+        run_command(tune_here)
+    return left.value.code, capsys.readouterr().err
 
 
 def rows_of(out: Path) -> list[dict]:
@@ -129,28 +140,27 @@ def test_an_interrupted_search_goes_on_and_runs_no_trial_twice(tmp_path, how):
     assert scores == {(row["objective.lam"], row["model.n_categories"]): row["score"] for row in rows}
 
 
-def test_a_wrong_search_is_one_sentence_and_leaves_nothing(tmp_path):
+def test_a_wrong_search_is_one_sentence_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     (tmp_path / "bad.yaml").write_text("space: {model.n_armz: {choice: [1]}}\n")
-    ended = tune(str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "out"))
-    assert ended.returncode == 2
-    assert ended.stderr == (
-        "error: space.model.n_armz: there is no such setting; names are like model.n_arms or objective.lam.\n"
+    assert refuse(capsys, monkeypatch, str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "out")) == (
+        2,
+        "error: space.model.n_armz: there is no such setting; names are like model.n_arms or objective.lam.\n",
     )
     assert not (tmp_path / "out").exists()
-    ended = tune("--data", str(tmp_path / "none.h5ad"), "--out", str(tmp_path / "out"))
-    assert ended.returncode == 2
-    assert "There is no file" in ended.stderr
+    status, said = refuse(capsys, monkeypatch, "--data", str(tmp_path / "none.h5ad"), "--out", str(tmp_path / "out"))
+    assert status == 2
+    assert "There is no file" in said
     assert not (tmp_path / "out").exists()
 
 
-def test_more_workers_than_devices_are_refused_before_the_start(tmp_path):
+def test_more_workers_than_devices_are_refused_before_the_start(tmp_path, capsys, monkeypatch):
     (tmp_path / "many.yaml").write_text(
         "run: {placement: {arms_per_worker: 1, device: cpu}}\nspace: {model.n_arms: {choice: [2, 5000]}}\n"
     )
-    ended = tune(str(tmp_path / "many.yaml"), "--out", str(tmp_path / "out"))
-    assert ended.returncode == 2
-    assert "5000 arms with 1 a worker need 5000 CPU cores" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    status, said = refuse(capsys, monkeypatch, str(tmp_path / "many.yaml"), "--out", str(tmp_path / "out"))
+    assert status == 2
+    assert "5000 arms with 1 a worker need 5000 CPU cores" in said
+    assert len(said.splitlines()) == 1
     assert not (tmp_path / "out" / "search.yaml").exists()
 
 

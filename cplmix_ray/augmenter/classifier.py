@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from cplmix_ray.augmenter.networks import hidden_layers, linear
 from cplmix_ray.augmenter.randomness import CLASSIFIER, generator_for, minibatches
-from cplmix_ray.data.dataset import dense_rows
 from cplmix_ray.data.source import Values
+from cplmix_ray.data.training_set import dense_rows
 
 _HIDDEN, _BATCH, _LR, _DROPOUT = 256, 128, 1e-3, 0.2
 

@@ -11,8 +11,8 @@ from cplmix_ray.augmenter.networks import Augmenter
 from cplmix_ray.augmenter.objective import distance
 from cplmix_ray.augmenter.randomness import COPIES, generator_for
 from cplmix_ray.augmenter.training import Spread
-from cplmix_ray.data.dataset import dense_rows
 from cplmix_ray.data.source import Values
+from cplmix_ray.data.training_set import dense_rows
 
 _PAIRS = 4096
 """Random pairs of cells from which distances within and between types are estimated."""

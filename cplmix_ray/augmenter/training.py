@@ -17,8 +17,8 @@ from cplmix_ray.augmenter.objective import (
 )
 from cplmix_ray.augmenter.randomness import DISCRIMINATOR, GENERATOR, LATENT, NOISE, generator_for, minibatches
 from cplmix_ray.config.augment import AugmentConfig
-from cplmix_ray.data.dataset import dense_rows
 from cplmix_ray.data.source import Values
+from cplmix_ray.data.training_set import dense_rows
 from cplmix_ray.errors import TrainingError
 
 Rows = Callable[[np.ndarray], Tensor]

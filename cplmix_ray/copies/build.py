@@ -13,7 +13,7 @@ from cplmix_ray.copies.learned import Learned
 from cplmix_ray.copies.neighbours import Neighbours
 from cplmix_ray.copies.place import Centre, Move, Standardise
 from cplmix_ray.copies.pose import Pose
-from cplmix_ray.data.dataset import TrainingSet
+from cplmix_ray.data.training_set import TrainingSet
 
 
 def build_copies(kinds: Sequence[str], copies: Copies, data: TrainingSet) -> list[Copy]:

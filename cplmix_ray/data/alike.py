@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cplmix_ray.clusters import Ensemble, build_ensemble
+from cplmix_ray.clusters.ensemble import Ensemble, build_ensemble
 from cplmix_ray.config import Config
 from cplmix_ray.data.fit import Fitted
 from cplmix_ray.data.neighbours import nearest, principal_components

@@ -1,10 +1,12 @@
 """What was read from a file, before any preparation."""
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import anndata
 import numpy as np
+
+if TYPE_CHECKING:  # workers know this file and need no reader
+    import anndata
 
 Values: TypeAlias = Any
 """A dense array, a CSR matrix of SciPy (which has no useful static type), or LazyRows."""
@@ -39,7 +41,7 @@ class Source:
         factors: what the images were made from, None where that is not known.
     """
 
-    adata: anndata.AnnData
+    adata: "anndata.AnnData"
     values_ng: Values
     name: str
     image_shape: tuple[int, int] | None = None

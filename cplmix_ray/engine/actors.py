@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from cplmix_ray.config import Config
-from cplmix_ray.data.dataset import TrainingSet
+from cplmix_ray.data.training_set import TrainingSet
 from cplmix_ray.engine.failures import arms_of, as_error, cause_of
 from cplmix_ray.engine.places import Places, own_places
 from cplmix_ray.engine.plan import Plan

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from cplmix_ray.config import Config
-from cplmix_ray.data.dataset import TrainingSet
+from cplmix_ray.data.training_set import TrainingSet
 from cplmix_ray.engine.plan import Plan
 from cplmix_ray.trainer.events import Event
 from cplmix_ray.trainer.loop import Start, train_arms

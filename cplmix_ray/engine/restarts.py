@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import replace
 
 from cplmix_ray.config import Config, Placement
-from cplmix_ray.data.dataset import TrainingSet
+from cplmix_ray.data.training_set import TrainingSet
 from cplmix_ray.engine.actors import train_on_actors
 from cplmix_ray.engine.failures import arms_of
 from cplmix_ray.engine.places import Places

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from cplmix_ray.config import Config, Placement
-from cplmix_ray.data.dataset import TrainingSet
+from cplmix_ray.data.training_set import TrainingSet
 from cplmix_ray.engine.plan import Plan, local_devices, make_plan
 from cplmix_ray.engine.session import cluster_devices, joins_cluster, ray_session
 from cplmix_ray.trainer.events import RunEvent

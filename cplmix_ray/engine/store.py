@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import ray
 
-from cplmix_ray.data.dataset import TrainingSet
+from cplmix_ray.data.training_set import TrainingSet
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 from cplmix_ray.config import Config
 from cplmix_ray.copies import build_copies
 from cplmix_ray.coupling import ArmSum
-from cplmix_ray.data.dataset import TrainingSet, copies_for, dense_rows
 from cplmix_ray.data.source import Values
+from cplmix_ray.data.training_set import TrainingSet, copies_for, dense_rows
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.events import Evaluated, Event, Logged, Snapshot
 from cplmix_ray.trainer.inference import posteriors

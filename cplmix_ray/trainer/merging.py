@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cplmix_ray.clusters import joint_of_copies, merge_by_lift
+from cplmix_ray.clusters.merging import joint_of_copies, merge_by_lift
 from cplmix_ray.copies import make_copies
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.randomness import merging_generator

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from cplmix_ray.config import Config
-from cplmix_ray.data.dataset import TrainingSet
+from cplmix_ray.data.training_set import TrainingSet
 from cplmix_ray.engine.failures import cause_of, words
 from cplmix_ray.engine.places import bundle_of, patience
 from cplmix_ray.engine.plan import Plan
