@@ -158,6 +158,22 @@ def test_the_last_line_says_where_the_results_are(run):
     assert "result.h5ad" in last
 
 
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ((), "a --tau below 0.01, a smaller --lam, or more steps."),
+        (("--posterior", "softmax"), "a smaller --lam, or more steps."),
+        (("--posterior", "softmax", "--coupling", "agreement"), "a --marginal above 0, or more steps."),
+    ],
+    ids=["tempered", "softmax", "agreement"],
+)
+def test_what_might_help_against_empty_categories_is_a_setting_that_acts(tmp_path, words, remedy):
+    line = "--data digits --n-categories 100 --hidden 16 --max-steps 2 --engine local --out"
+    said = command(train, *line.split(), tmp_path / "out", *words)
+    (hint,) = [line for line in said.splitlines() if "of 100 categories hold cells" in line]
+    assert hint.endswith(f"categories hold cells; try {remedy}")
+
+
 def test_the_saved_configuration_is_the_one_asked_for(run):
     config = load_config(run.out / "config.yaml")
     assert (config.model.n_categories, config.model.n_arms, config.seed) == (K, ARMS, 7)

@@ -97,10 +97,18 @@ def train(args: list[str]) -> None:
     if metrics["populated"] <= config.model.n_categories / 2:
         display.say(
             f"Only {metrics['populated']:g} of {config.model.n_categories} categories hold cells; "
-            f"try a --tau below {config.model.temperature:g}, a smaller --lam, or more steps."
+            f"try {_more_populated(config)}."
         )
     display.say(f"Results are in {folder.path}: result.h5ad, metrics.json, checkpoints/, tensorboard/.")
 
 
 def _fresh_name(data: str) -> Path:
     return Path("runs") / f"{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _more_populated(config: Config) -> str:
+    """What makes arms use more categories: a softmax has no temperature, and agreement alone is content with one."""
+    if config.objective.coupling == "agreement":
+        return f"a --marginal above {config.objective.marginal:g}, or more steps"
+    tau = f"a --tau below {config.model.temperature:g}, " if config.model.posterior == "tempered" else ""
+    return f"{tau}a smaller --lam, or more steps"
