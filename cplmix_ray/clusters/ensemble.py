@@ -77,7 +77,7 @@ def _k_means(points_np: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
     if len(points_np) <= _SMALL:
         method = KMeans(n_clusters, n_init=1, max_iter=50, random_state=seed)
     else:
-        method = MiniBatchKMeans(n_clusters, n_init=3, batch_size=4096, random_state=seed)
+        method = MiniBatchKMeans(n_clusters, n_init=1, batch_size=4096, random_state=seed)
     with warnings.catch_warnings():
         # Cells that no partition tells apart are one point; fewer clusters then come out, as they should.
         warnings.simplefilter("ignore", ConvergenceWarning)
