@@ -18,8 +18,8 @@ from cplmix_ray.search.space import check_space
 TRAIN_OPTIONS = """
     --preset --config --out --resume --seed
     --data --metadata --subset --layer --labels-key --state-key --genes --normalise --target-sum --hvg --val-fraction
-    --copies --n-neighbours --neighbour-pcs --neighbour-space --rotation --zoom --shift --shear --content-radius
-    --thinning-keep --drop-genes --expression-noise --augmenter
+    --copies --n-neighbours --neighbour-pcs --neighbour-space --rotation --zoom --shift --shear --stretch
+    --content-radius --thinning-keep --drop-genes --expression-noise --augmenter
     --n-categories --n-arms --overcluster --state-dim --hidden --bottleneck --encoder-view --batch-norm --input-dropout
     --posterior --tau
     --gumbel-temperature --likelihood --state-given-category --shared-parameters

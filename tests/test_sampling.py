@@ -299,6 +299,19 @@ def test_a_shear_moves_columns_in_proportion_to_their_row_and_leaves_rows():
     torch.testing.assert_close(copies.sum(-1), square_image().sum(-1).expand(400), rtol=0.02, atol=0)
 
 
+def test_a_stretch_changes_width_and_height_by_inverse_factors():
+    """Second moments of a disc about the middle; its mass stays."""
+    row, column = torch.meshgrid(torch.arange(28.0) - 13.5, torch.arange(28.0) - 13.5, indexing="ij")
+    disc = torch.exp(-(row**2 + column**2) / (2 * 3.0**2)).reshape(1, -1)
+    copies = Affine((28, 28), 0.0, 0.0, 0.0, 0.0, stretch=0.3).alter(disc.expand(400, -1), generator_of(20))
+    mass = copies.sum(-1)
+    torch.testing.assert_close(mass, disc.sum(-1).expand(400), rtol=0.01, atol=0)
+    width = ((copies * column.reshape(-1) ** 2).sum(-1) / mass).sqrt() / 3.0
+    height = ((copies * row.reshape(-1) ** 2).sum(-1) / mass).sqrt() / 3.0
+    torch.testing.assert_close(width * height, torch.ones(400), rtol=0.03, atol=0)  # interpolation blurs
+    assert scipy.stats.kstest((width - 1).double().numpy(), "uniform", args=(-0.3, 0.6)).pvalue > UNLIKELY
+
+
 def test_a_rotation_of_an_image_that_is_not_square_is_still_a_rotation():
     """A disc about the middle is the same after any rotation, whatever the frame."""
     shape = (30, 50)
@@ -362,10 +375,10 @@ def test_settings_become_a_chain_in_their_order():
     table = neighbour_table(30, 4).numpy()
     preparation = Preparation("images", tuple(f"p{i}" for i in range(16)), image_shape=(4, 4))
     data = TrainingSet(np.zeros((30, 16), np.float32), np.arange(30), np.arange(0), table, preparation)
-    settings = Copies(rotation=7.0, zoom=0.1, shift=0.2, shear=0.3, thinning_keep=0.4, drop_genes=0.5)
+    settings = Copies(rotation=7.0, zoom=0.1, shift=0.2, shear=0.3, stretch=0.4, thinning_keep=0.4, drop_genes=0.5)
     kinds = ("thinning", "neighbours", "affine", "gene_dropout")
     thinning, neighbours, affine, dropout = build_copies(kinds, settings, data)
     assert thinning == Thinning(0.4)
     assert torch.equal(neighbours.table_nk, torch.as_tensor(table))
-    assert affine == Affine((4, 4), rotation=7.0, zoom=0.1, shear=0.3, shift=0.2)
+    assert affine == Affine((4, 4), rotation=7.0, zoom=0.1, shear=0.3, shift=0.2, stretch=0.4)
     assert dropout == GeneDropout(0.5, settings.expression_noise)

@@ -80,6 +80,9 @@ class Copies(Section):
     zoom: float = Field(0.15, ge=0, lt=1, description="Affine copies: largest relative change of size.")
     shift: float = Field(0.05, ge=0, lt=1, description="Affine copies: largest shift, as a share of the side.")
     shear: float = Field(0.2, ge=0, lt=1, description="Affine copies: largest shear.")
+    stretch: float = Field(
+        0.0, ge=0, lt=1, description="Affine copies: largest relative change of width, with the inverse of height."
+    )
     content_radius: float = Field(
         0.1,
         gt=0,

@@ -25,7 +25,8 @@ def build_copies(kinds: Sequence[str], copies: Copies, data: TrainingSet) -> lis
             chain.append(Neighbours(torch.as_tensor(data.neighbours)))
         elif kind == "affine":
             assert data.preparation.image_shape is not None
-            chain.append(Affine(data.preparation.image_shape, copies.rotation, copies.zoom, copies.shear, copies.shift))
+            bounds = (copies.rotation, copies.zoom, copies.shear, copies.shift, copies.stretch)
+            chain.append(Affine(data.preparation.image_shape, *bounds))
         elif kind == "standardise":
             assert data.preparation.image_shape is not None
             chain.append(Standardise(data.preparation.image_shape, copies.content_radius))

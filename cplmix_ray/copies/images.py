@@ -12,11 +12,12 @@ from cplmix_ray.copies.base import Copy
 
 @dataclass(frozen=True)
 class Affine(Copy):
-    """Rotation, change of size, shear and shift, each uniform within its bound, one draw an image.
+    """Rotation, change of size, shear, shift and stretch, each uniform within its bound, one draw an image.
 
     Args:
         image_shape: (height, width).
         rotation: degrees; zoom, shear: relative; shift: share of either side.
+        stretch: relative change of what the image shows in width, with the inverse in height, before it is turned.
     """
 
     image_shape: tuple[int, int]
@@ -24,6 +25,7 @@ class Affine(Copy):
     zoom: float
     shear: float
     shift: float
+    stretch: float = 0.0
 
     def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
         n = x_ng.shape[0]
@@ -38,6 +40,10 @@ class Affine(Copy):
         height, width = self.image_shape
         row_x = torch.stack([cos_n, (shear_n * cos_n - sin_n) * (height / width), shift_n2[:, 0]], dim=-1)
         row_y = torch.stack([sin_n * (width / height), shear_n * sin_n + cos_n, shift_n2[:, 1]], dim=-1)
-        grid = affine_grid(torch.stack([row_x, row_y], dim=1), [n, 1, *self.image_shape], align_corners=False)
+        affine_n23 = torch.stack([row_x, row_y], dim=1)
+        if self.stretch:
+            wider_n = 1.0 + (torch.rand(n, generator=generator, device=generator.device) * 2 - 1) * self.stretch
+            affine_n23[..., :2] *= torch.stack([1.0 / wider_n, wider_n], dim=-1)[..., None]
+        grid = affine_grid(affine_n23, [n, 1, *self.image_shape], align_corners=False)
         images = x_ng.view(n, 1, *self.image_shape)
         return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False).view(n, -1)
