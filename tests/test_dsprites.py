@@ -225,7 +225,7 @@ def test_neighbours_of_lazy_images_are_not_sought():
     assert build_dataset(source, parse_config({})).training.neighbours is None
     with pytest.raises(
         InputError,
-        match=r"--copies neighbours .* choose among affine, centre, standardise, move, pose, learned and none",
+        match=r"--copies neighbours .* choose among affine, centre, standardise, deskew, move, pose, learned and none",
     ):
         build_dataset(source, parse_config({"copies": {"copies": ["neighbours", "affine"]}}))
 

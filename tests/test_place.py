@@ -8,7 +8,7 @@ import torch
 from cplmix_ray.config import Copies
 from cplmix_ray.copies import build_copies
 from cplmix_ray.copies.images import Affine
-from cplmix_ray.copies.place import Centre, Move, Standardise
+from cplmix_ray.copies.place import Centre, Deskew, Move, Standardise
 from cplmix_ray.data.dsprites import N_IMAGES, DSprites
 from cplmix_ray.data.preparation import Preparation
 from cplmix_ray.data.training_set import TrainingSet
@@ -51,7 +51,9 @@ def test_moved_content_is_whole_and_every_place_is_equally_likely():
     assert scipy.stats.chisquare(counts.ravel()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("kind", [Centre(SHAPE), Move(SHAPE), Standardise(SHAPE, 0.1)], ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize(
+    "kind", [Centre(SHAPE), Move(SHAPE), Standardise(SHAPE, 0.1), Deskew(SHAPE)], ids=lambda k: type(k).__name__
+)
 @pytest.mark.parametrize("value", [0.0, 1.0], ids=["empty", "full"])
 def test_images_that_are_empty_or_full_stay_finite(kind, value):
     images = torch.full((5, SHAPE[0] * SHAPE[1]), value)
@@ -59,7 +61,9 @@ def test_images_that_are_empty_or_full_stay_finite(kind, value):
     out = kind.alter(images, generator())
     assert torch.equal(images, before)
     assert torch.isfinite(out).all()
-    if value == 0.0 or not isinstance(kind, Standardise):
+    if isinstance(kind, Deskew):
+        torch.testing.assert_close(out, images, rtol=0, atol=1e-5)  # it interpolates between pixels
+    elif value == 0.0 or not isinstance(kind, Standardise):
         assert torch.equal(out, images)
 
 
@@ -79,6 +83,19 @@ def test_standardised_content_has_one_place_and_one_size():
     assert size.mean() == pytest.approx(6.4, rel=0.05)
     assert size.std() / size.mean() < 0.03
     assert sizes_of(sprites())[1].std() / sizes_of(sprites())[1].mean() > 0.2
+
+
+def test_a_deskewed_bar_is_upright_wherever_it_is_and_keeps_its_rows():
+    """A slanted bar becomes an upright one: its rows all at one place across, where its middle was."""
+    height, width = SHAPE
+    row, column = torch.arange(height)[:, None], torch.arange(width)
+    for slant in (-0.5, 0.0, 0.4):
+        at = 8.0 + slant * (row - 5.0)
+        bar = (torch.exp(-((column - at) ** 2) / 2) * ((row > 1) & (row < 9))).view(1, -1)
+        upright = Deskew(SHAPE).alter(bar, generator()).view(height, width)
+        across = (upright * column).sum(1)[2:9] / upright.sum(1)[2:9]
+        torch.testing.assert_close(across, torch.full_like(across, 8.0), rtol=0, atol=0.05)
+        torch.testing.assert_close(upright.sum(1), bar.view(height, width).sum(1), rtol=0.01, atol=1e-3)
 
 
 def test_a_turned_and_zoomed_sprite_stays_whole_where_it_is_centred_first():
@@ -104,5 +121,5 @@ def test_a_turned_and_zoomed_sprite_stays_whole_where_it_is_centred_first():
 def test_the_chain_is_built_from_settings():
     preparation = Preparation("images", ("p",) * 4096, image_shape=(64, 64))
     data = TrainingSet(DSprites(), np.arange(5), np.arange(0), None, preparation)
-    chain = build_copies(("centre", "standardise", "move"), Copies(content_radius=0.2), data)
-    assert chain == [Centre((64, 64)), Standardise((64, 64), 0.2), Move((64, 64))]
+    chain = build_copies(("centre", "standardise", "deskew", "move"), Copies(content_radius=0.2), data)
+    assert chain == [Centre((64, 64)), Standardise((64, 64), 0.2), Deskew((64, 64)), Move((64, 64))]

@@ -12,6 +12,7 @@ CopyKind = Literal[
     "affine",
     "centre",
     "standardise",
+    "deskew",
     "move",
     "pose",
     "thinning",
@@ -63,8 +64,8 @@ class Copies(Section):
         description="Kinds of copies, applied in this order. auto: neighbours and affine for images (dsprites: "
         "affine), neighbours and gene_dropout for log-expression, neighbours and thinning for counts. "
         "centre and move put what an image shows in its middle, or anywhere in it, whole; standardise puts it in the "
-        "middle at the same size in all images. pose turns it as affine does, and gives it the place and size "
-        "that another image of the minibatch has. learned: by --augmenter.",
+        "middle at the same size in all images; deskew makes it upright. pose turns it as affine does, and gives it "
+        "the place and size that another image of the minibatch has. learned: by --augmenter.",
     )
     augmenter: str | None = Field(
         None, description="Learned copies: the folder that python -m cplmix_ray.augment wrote."

@@ -1,6 +1,6 @@
 """From settings to a chain of copies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -11,9 +11,12 @@ from cplmix_ray.copies.cells import GeneDropout, Thinning
 from cplmix_ray.copies.images import Affine
 from cplmix_ray.copies.learned import Learned
 from cplmix_ray.copies.neighbours import Neighbours
-from cplmix_ray.copies.place import Centre, Move, Standardise
+from cplmix_ray.copies.place import Centre, Deskew, Move, Standardise
 from cplmix_ray.copies.pose import Pose
 from cplmix_ray.data.training_set import TrainingSet
+
+_PLACES: dict[str, Callable[[tuple[int, int]], Copy]] = {"centre": Centre, "deskew": Deskew, "move": Move}
+"""Kinds that need the image's shape alone."""
 
 
 def build_copies(kinds: Sequence[str], copies: Copies, data: TrainingSet) -> list[Copy]:
@@ -33,9 +36,9 @@ def build_copies(kinds: Sequence[str], copies: Copies, data: TrainingSet) -> lis
         elif kind == "pose":
             assert data.preparation.image_shape is not None
             chain.append(Pose(data.preparation.image_shape, copies.rotation))
-        elif kind in ("centre", "move"):
+        elif kind in _PLACES:
             assert data.preparation.image_shape is not None
-            chain.append((Centre if kind == "centre" else Move)(data.preparation.image_shape))
+            chain.append(_PLACES[kind](data.preparation.image_shape))
         elif kind == "thinning":
             chain.append(Thinning(copies.thinning_keep))
         elif kind == "gene_dropout":

@@ -49,6 +49,32 @@ class Standardise(Copy):
 
 
 @dataclass(frozen=True)
+class Deskew(Copy):
+    """The content is sheared until it is upright (LeCun et al. 1998), so that copies do not share its slant.
+
+    Upright is what has no covariance of across and down; each row moves in proportion to how far it is from the middle.
+    """
+
+    image_shape: tuple[int, int]
+
+    def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
+        n, (height, width) = len(x_ng), self.image_shape
+        middle_n2 = measure(x_ng, self.image_shape).middle_n2
+        down = torch.linspace(1 / height - 1, 1 - 1 / height, height, device=x_ng.device) - middle_n2[:, 1:]
+        across = torch.linspace(1 / width - 1, 1 - 1 / width, width, device=x_ng.device) - middle_n2[:, :1]
+        images_nyx = x_ng.view(n, height, width)
+        square_n = (images_nyx.sum(2) * down.square()).sum(1)
+        both_n = torch.einsum("nyx,ny,nx->n", images_nyx, down, across)
+        # What fills a single row has no slant.
+        shear_n = torch.where(square_n > 1e-6, both_n / square_n.clamp_min(1e-6), torch.zeros_like(both_n))
+        ones_n, zeros_n = torch.ones_like(shear_n), torch.zeros_like(shear_n)
+        rows = [ones_n, shear_n, -shear_n * middle_n2[:, 1], zeros_n, ones_n, zeros_n]
+        grid = affine_grid(torch.stack(rows, dim=1).view(n, 2, 3), [n, 1, height, width], align_corners=False)
+        images = images_nyx[:, None]
+        return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False).view(n, -1)
+
+
+@dataclass(frozen=True)
 class Move(Copy):
     """The content goes to a random place, all whole pixels equally likely at which none of it leaves the image."""
 

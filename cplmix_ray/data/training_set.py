@@ -13,7 +13,7 @@ from cplmix_ray.data.source import Values
 from cplmix_ray.errors import InputError
 
 _FITTING = {
-    "images": ("neighbours", "affine", "centre", "standardise", "move", "pose", "learned"),
+    "images": ("neighbours", "affine", "centre", "standardise", "deskew", "move", "pose", "learned"),
     "counts": ("neighbours", "thinning"),
     "log": ("neighbours", "gene_dropout", "learned"),
 }
