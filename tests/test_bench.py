@@ -135,7 +135,7 @@ def test_a_row_holds_the_figures_of_the_run_that_train_would_make(measured, cell
 def test_the_loss_on_validation_cells_is_that_of_eq_7_without_the_coupling(cells, tmp_path):
     """By the formulas: Gaussian KL of the state and entropy of the category, in NumPy."""
     from cplmix_ray.benchmark.run import held_out_losses
-    from cplmix_ray.trainer.loop import row_reader
+    from cplmix_ray.trainer.reading import row_reader
 
     this = job(cells, set={**SMALL, "objective.beta": 0.7, "model.n_categories": 3})
     data = build_dataset(cells_of(this), this.config)
@@ -145,7 +145,8 @@ def test_the_loss_on_validation_cells_is_that_of_eq_7_without_the_coupling(cells
     import torch
 
     with torch.no_grad():
-        x_ang = row_reader(data.training.values_ng, torch.device("cpu"))(torch.as_tensor(idx_n)).expand(2, -1, -1)
+        x_ng = row_reader(data.training.values_ng, torch.device("cpu"))(torch.as_tensor(idx_n)).dense()
+        x_ang = x_ng.expand(2, -1, -1)
         encoded = network.encode(x_ang)
         mu, log_var = (t.numpy() for t in network.state(encoded.z_anb, encoded.log_q_ank.exp()))
     q = np.exp(encoded.log_q_ank.numpy())

@@ -127,7 +127,7 @@ def test_a_term_that_is_not_finite_is_named_with_arm_and_step(ray_cluster, data)
     """One arm's weight is poisoned; the driver hears of that arm, not of the peers that it took along."""
     config = config_of(2)
     snapshot = run(config, data, (0, 1))[2][-1]
-    snapshot.arms[1]["network/output.bias"][:] = float("nan")
+    snapshot.arms[1]["network/output.weight"][:] = float("nan")
     longer = config.model_copy(update={"training": config.training.model_copy(update={"max_steps": STEPS + 5})})
     for layout in ([(0, 1)], [(0,), (1,)]):
         with pytest.raises(NonFiniteError, match=rf"reconstruction of arm 1 is not finite at step {STEPS};"):

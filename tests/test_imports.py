@@ -13,7 +13,7 @@ ROOT = Path(cplmix_ray.__file__).parent
 FLOORS = [
     {"errors", "version"},
     {"config", "clusters"},
-    {"content", "data", "simplex", "likelihoods", "scores"},
+    {"content", "data", "minibatch", "simplex", "likelihoods", "scores"},
     {"arm", "augmenter", "coupling", "objective", "simulator"},
     {"copies"},
     {"trainer"},

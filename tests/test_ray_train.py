@@ -58,7 +58,7 @@ def test_two_workers_equal_two_actors_bitwise_and_leave_nothing(ray_cluster, dat
 @pytest.mark.slow
 def test_a_term_that_is_not_finite_ends_the_run_as_itself(ray_cluster, data):
     start = list(train_packed(plan_of((0, 1)), config_of(2), data.training, Start()))[-1]
-    start.arms[1]["network/output.bias"][:] = float("nan")
+    start.arms[1]["network/output.weight"][:] = float("nan")
     with pytest.raises(NonFiniteError, match="reconstruction of arm 1 is not finite at step 12;"):
         run(long_config(), data, start=Start(start.step, start.arms))
     await_free(ray_cluster, 3)

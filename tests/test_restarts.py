@@ -87,7 +87,7 @@ def test_without_failures_allowed_the_run_ends_with_a_sentence(ray_cluster, data
 
 def test_an_error_that_would_repeat_is_not_tried_again(ray_cluster, data):
     start = list(train_packed(plan_of((0, 1)), config_of(2), data.training, Start()))[-1]
-    start.arms[1]["network/output.bias"][:] = float("nan")
+    start.arms[1]["network/output.weight"][:] = float("nan")
     told = []
     with pytest.raises(NonFiniteError, match="reconstruction of arm 1 is not finite at step 12;"):
         run(long_config(), data, start=Start(start.step, start.arms), events=told)
@@ -111,7 +111,7 @@ GLOO = RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:537] Connecti
         (NonFiniteError("coupling", 0, 3), True),
         (InputError("no"), True),
         (RuntimeError("size mismatch"), True),
-        (KeyError("network/output.bias"), True),
+        (KeyError("network/output.weight"), True),
     ],
     ids=lambda item: type(item).__name__ if isinstance(item, Exception) else str(item),
 )

@@ -217,8 +217,9 @@ def test_metrics_are_those_of_the_annotated_cells(run):
     assert metrics["acc"] == pytest.approx(hungarian_accuracy(labels[named], assigned[named]))
 
 
-def test_the_planted_types_are_better_found_than_by_chance(run):
-    """Thirty steps do not suffice to find them all; chance with four even types is little above a quarter."""
+def test_the_planted_types_are_better_found_than_by_chance(tmp_path):
+    """Chance with four even types is little above a quarter; ten seeds of 150 steps reached 0.52 to 1."""
+    run = train_on(planted(), tmp_path, "--labels-key", "cell_type", "--max-steps", "150")
     assert run.metrics["acc"] > 0.45
 
 
@@ -476,4 +477,4 @@ def test_other_labels_train_to_the_same_weights(run, tmp_path, labels):
 def test_another_seed_trains_to_other_weights(run, tmp_path):
     """Else the comparisons above would hold for nothing."""
     other = train_on(planted(), tmp_path, "--seed", "8")
-    assert not torch.equal(run.weights[0]["network/output.bias"], other.weights[0]["network/output.bias"])
+    assert not torch.equal(run.weights[0]["network/output.weight"], other.weights[0]["network/output.weight"])

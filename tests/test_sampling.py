@@ -17,6 +17,7 @@ from cplmix_ray.copies.neighbours import Neighbours
 from cplmix_ray.coupling import ArmSum
 from cplmix_ray.data.preparation import Preparation
 from cplmix_ray.data.training_set import TrainingSet
+from cplmix_ray.minibatch import DenseRows
 from cplmix_ray.trainer import step as trainer_step
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.randomness import GUMBEL, STATE
@@ -227,12 +228,12 @@ def test_stand_ins_are_chosen_before_values_are_read_and_altered():
 
     def rows(idx_n):
         read.append(idx_n)
-        return values_ng[idx_n]
+        return DenseRows(values_ng[idx_n])
 
     idx_n = torch.arange(20)
-    x_ng = make_copies([Neighbours(neighbour_table(20, 2)), GeneDropout(0.0, 0.0)], idx_n, rows, generator_of(9))
+    x = make_copies([Neighbours(neighbour_table(20, 2)), GeneDropout(0.0, 0.0)], idx_n, rows, generator_of(9))
     assert len(read) == 1
-    assert torch.equal(x_ng, values_ng[read[0]])
+    assert torch.equal(x.dense(), values_ng[read[0]])
     assert not torch.equal(read[0], idx_n)
 
 
@@ -343,7 +344,7 @@ def test_copies_never_alter_what_they_are_given(chain):
         copy.alter(x_ng, generator_of(17))
         copy.stand_in(idx_n, generator_of(17))
     # Rows handed out as they are, without the copy that an index makes.
-    make_copies(chain, idx_n, lambda _: x_ng, generator_of(17))
+    make_copies(chain, idx_n, lambda _: DenseRows(x_ng), generator_of(17))
     assert torch.equal(x_ng, x_before)
     assert torch.equal(idx_n, idx_before)
 
@@ -351,7 +352,8 @@ def test_copies_never_alter_what_they_are_given(chain):
 def copies_of(chain: list[Copy], arms: tuple[int, ...], seed: int) -> Tensor:
     x_ng = (20 * torch.rand(30, 16, generator=generator_of(18))).floor()
     group, config = group_of(arms, seed, n_genes=16)
-    return draw_copies(group, Exercise(config, lambda idx_n: x_ng[idx_n], chain, 1, ArmSum()), np.arange(30))
+    exercise = Exercise(config, lambda idx_n: DenseRows(x_ng[idx_n]), chain, 1, ArmSum())
+    return torch.stack([x.dense() for x in draw_copies(group, exercise, np.arange(30))])
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)

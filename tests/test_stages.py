@@ -31,8 +31,9 @@ from cplmix_ray.trainer import merging
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.checkpoint import latest_checkpoint, write_checkpoint
 from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
-from cplmix_ray.trainer.loop import Start, row_reader
+from cplmix_ray.trainer.loop import Start
 from cplmix_ray.trainer.randomness import CellOrder
+from cplmix_ray.trainer.reading import row_reader
 from cplmix_ray.trainer.schedules import aligning, weights_at
 from cplmix_ray.trainer.step import Exercise, draw_copies, train_step
 
@@ -311,7 +312,8 @@ def test_what_is_merged_is_what_the_arms_confuse(few_pairs):
     exercise = Exercise(config, row_reader(data.values_ng, CPU), [], STEPS, ArmSum())
     part = torch.tensor([4, 0, 2, 1, 5, 3])  # types of the parts: 0 1 2 0 1 2 in this order
 
-    def encode(x_ang, keep=None, fine=False):
+    def encode(cells, fine=False):
+        x_ang = torch.stack([x.dense() for x in cells])
         type_an = torch.stack([x_ang[..., 5 * t : 5 * t + 5].sum(-1) for t in range(TYPES)]).argmax(0)
         coin_an = torch.randint(0, 2, type_an.shape)
         q = one_hot(part[type_an + TYPES * coin_an], 6).float()

@@ -1,10 +1,36 @@
 """Layers with a leading arm axis, so that a worker runs its arms as one batched matrix product."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from cplmix_ray.arm.gene_layers import RowsProduct
+from cplmix_ray.minibatch import Rows
+
+
+class ArmProduct(torch.autograd.Function):
+    """The batched product x_a W_a as one product an arm: on a CPU, twice as fast as the batched one."""
+
+    @staticmethod
+    def forward(ctx, x_ani: Tensor, weight_aio: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x_ani, weight_aio)
+        return _products(x_ani, weight_aio)
+
+    @staticmethod
+    def backward(ctx, d_ano: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        x_ani, weight_aio = ctx.saved_tensors
+        d_x = _products(d_ano, weight_aio.mT) if ctx.needs_input_grad[0] else None
+        return d_x, _products(x_ani.mT, d_ano) if ctx.needs_input_grad[1] else None
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    out = left.new_empty(left.shape[0], left.shape[1], right.shape[2])
+    for arm in range(len(left)):
+        torch.mm(left[arm], right[arm], out=out[arm])
+    return out
 
 
 class PackedLinear(nn.Module):
@@ -36,8 +62,54 @@ class PackedLinear(nn.Module):
         elif self.bias is not None:
             return torch.baddbmm(self.bias, x_ani, self.weight)
         else:
-            y_ano = torch.bmm(x_ani, self.weight)
+            y_ano = (
+                ArmProduct.apply(x_ani, self.weight) if x_ani.device.type == "cpu" else torch.bmm(x_ani, self.weight)
+            )
         return y_ano if self.bias is None else y_ano + self.bias
+
+    def of_rows(self, rows: Sequence[Rows]) -> Tensor:
+        """The same for the cells of each arm, dense or sparse."""
+        y_ano = RowsProduct.apply(self.weight, rows)
+        return y_ano if self.bias is None else y_ano + self.bias
+
+
+class Normalised(torch.autograd.Function):
+    """Each column of an arm's minibatch with mean 0 and variance 1, then scaled and shifted where there are weights.
+
+    The gradient is in closed form: left to autograd it takes four times as long. Also gives mean and variance, each
+    (A, 1, h).
+    """
+
+    @staticmethod
+    def forward(ctx, x_anh: Tensor, weight_s1h: Tensor | None, bias_s1h: Tensor | None, eps: float):  # type: ignore[override]
+        mean_a1h = column_means(x_anh)
+        y_anh = x_anh - mean_a1h
+        var_a1h = column_means(y_anh.square())
+        scale_a1h = (var_a1h + eps).rsqrt()
+        y_anh.mul_(scale_a1h)
+        ctx.save_for_backward(y_anh, scale_a1h, weight_s1h)
+        ctx.mark_non_differentiable(mean_a1h, var_a1h)
+        if weight_s1h is None or bias_s1h is None:
+            return y_anh.clone(), mean_a1h, var_a1h
+        return torch.addcmul(bias_s1h, y_anh, weight_s1h), mean_a1h, var_a1h
+
+    @staticmethod
+    def backward(ctx, d_anh: Tensor, *_: Tensor):  # type: ignore[override]
+        y_anh, scale_a1h, weight_s1h = ctx.saved_tensors
+        mean_a1h, slope_a1h = column_means(d_anh), column_means(d_anh * y_anh)
+        d_x = (d_anh - mean_a1h).addcmul_(y_anh, slope_a1h, value=-1.0)
+        if weight_s1h is None:
+            return d_x.mul_(scale_a1h), None, None, None
+        slopes = [each * d_anh.shape[1] for each in (slope_a1h, mean_a1h)]
+        if len(weight_s1h) != len(d_anh):  # shared by all arms
+            slopes = [slope.sum(0, keepdim=True) for slope in slopes]
+        return d_x.mul_(scale_a1h * weight_s1h), *slopes, None
+
+
+def column_means(x_anh: Tensor) -> Tensor:
+    """Mean of each column over a minibatch, shape (A, 1, h); as a product with ones it takes a fraction of the time."""
+    n_arms, n, _ = x_anh.shape
+    return torch.bmm(x_anh.new_full((n_arms, 1, n), 1.0 / n), x_anh)
 
 
 class PackedBatchNorm(nn.Module):
@@ -59,14 +131,13 @@ class PackedBatchNorm(nn.Module):
 
     def forward(self, x_anh: Tensor) -> Tensor:
         if self.training:
-            var, mean = torch.var_mean(x_anh, dim=1, keepdim=True, correction=0)
+            y_anh, mean, var = Normalised.apply(x_anh, self.weight, self.bias, self.eps)
             with torch.no_grad():
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(var, self.momentum)
-        else:
-            mean, var = self.running_mean, self.running_var
-        x_anh = (x_anh - mean) * (var + self.eps).rsqrt()
-        return x_anh if self.weight is None or self.bias is None else x_anh * self.weight + self.bias
+            return y_anh
+        y_anh = (x_anh - self.running_mean) * (self.running_var + self.eps).rsqrt()
+        return y_anh if self.weight is None or self.bias is None else torch.addcmul(self.bias, y_anh, self.weight)
 
 
 class PackedMLP(nn.Module):
@@ -78,10 +149,13 @@ class PackedMLP(nn.Module):
         self.linears = nn.ModuleList([PackedLinear(n_sets, i, o, bias=not batch_norm) for i, o in pairs])
         self.norms = nn.ModuleList([PackedBatchNorm(n_sets, n_arms, o) for _, o in pairs] if batch_norm else [])
 
-    def forward(self, x_ani: Tensor) -> Tensor:
+    def forward(self, x_ani: Tensor | Sequence[Rows]) -> Tensor:
+        h_ano = x_ani
         for layer, linear in enumerate(self.linears):
-            x_ani = linear(x_ani)
+            assert isinstance(linear, PackedLinear)
+            h_ano = linear(h_ano) if isinstance(h_ano, Tensor) else linear.of_rows(h_ano)
             if self.norms:
-                x_ani = self.norms[layer](x_ani)
-            x_ani = torch.relu(x_ani)
-        return x_ani
+                h_ano = self.norms[layer](h_ano)
+            h_ano = torch.relu(h_ano)
+        assert isinstance(h_ano, Tensor)
+        return h_ano

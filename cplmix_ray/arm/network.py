@@ -1,14 +1,17 @@
 """The arms of a worker: encoder, categorical head, state head, decoder (Marghi et al. 2021, Fig. 1 and Eq. 7)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from cplmix_ray.arm.gene_layers import OutputLayer
 from cplmix_ray.arm.layers import PackedBatchNorm, PackedLinear, PackedMLP
 from cplmix_ray.config import Model
 from cplmix_ray.content import view, view_side
 from cplmix_ray.likelihoods import Likelihood
+from cplmix_ray.minibatch import Cells, DenseRows, Rows, rows_of_arms
 
 _LOG_VAR_BOUND = 12.0
 """State variances stay within e^+-12; beyond, float32 gains nothing and one bad minibatch could overflow."""
@@ -48,12 +51,14 @@ class PackedArms(nn.Module):
         n_arms: arms held by this worker.
         model: widths, temperatures and switches.
         shape: width of the data and its likelihood.
+        precision: type in which products with the cells are taken; None: that of the weights.
     """
 
     pool: Tensor | None
 
-    def __init__(self, n_arms: int, model: Model, shape: ArmShape):
+    def __init__(self, n_arms: int, model: Model, shape: ArmShape, precision: torch.dtype | None = None):
         super().__init__()
+        self.precision = precision
         self.n_arms, self.model, self.shape = n_arms, model, shape
         n_sets = 1 if model.shared_parameters else n_arms
         n_k, n_d, n_b = model.n_categories, model.state_dim, model.bottleneck
@@ -75,7 +80,7 @@ class PackedArms(nn.Module):
         self.register_buffer("pool", pool)
         self.state_head = PackedLinear(n_sets, state_in, 2 * n_d)
         self.decoder = PackedMLP(n_sets, n_arms, (n_k + n_d, n_b, *back), model.batch_norm)
-        self.output = PackedLinear(n_sets, back[-1] if back else n_b, shape.likelihood.heads * shape.n_genes)
+        self.output = OutputLayer(n_sets, back[-1] if back else n_b, shape.likelihood.heads * shape.n_genes)
         self.log_theta = (
             nn.Parameter(torch.zeros(n_sets, 1, shape.n_genes)) if shape.likelihood.has_dispersion else None
         )
@@ -84,39 +89,47 @@ class PackedArms(nn.Module):
         """Initialise each set of weights from the generator of the arm that owns it."""
         for arm_set, generator in enumerate(generators):
             for module in self.modules():
-                if isinstance(module, PackedLinear):
+                if isinstance(module, PackedLinear | OutputLayer):
                     module.draw(arm_set, generator)
 
-    def encoder_input(self, x_ang: Tensor) -> Tensor:
+    def encoder_input(self, x: Rows) -> Rows:
         """What the encoder sees: log-expression as it is; counts scaled to the usual library size, then log1p."""
         if not self.shape.likelihood.counts:
-            return x_ang
-        library_an1 = x_ang.sum(-1, keepdim=True).clamp_min(1.0)
-        return torch.log1p(x_ang * (self.shape.library / library_an1))
+            return x
+        return x.scaled(self.shape.library / x.totals().clamp_min(1.0)).changed(torch.log1p)
 
-    def encode(self, x_ang: Tensor, keep_ang: Tensor | None = None, fine: bool = False) -> Encoded:
+    def encode(
+        self,
+        cells: Cells,
+        dropout: float = 0.0,
+        generators: Sequence[torch.Generator] | None = None,
+        fine: bool = False,
+    ) -> Encoded:
         """q(c|x): of the K categories, or the plain softmax over the fine categories of the first stage.
 
         Args:
-            x_ang: cells, shape (A, n, g).
-            keep_ang: input dropout, 0 where an input is hidden and 1/(1-p) elsewhere.
+            cells: each arm's rows, or a tensor (A, n, g).
+            dropout: share of the inputs that are hidden, drawn from each arm's generator.
             fine: stop at the fine categories.
         """
-        h_ang = self.encoder_input(x_ang)
-        h_ang, pose_an3 = self._view(h_ang if keep_ang is None else h_ang * keep_ang)
-        z_anb = self.bottleneck_norm(self.encoder(h_ang))
+        rows = [self._rounded(self.encoder_input(x)) for x in rows_of_arms(cells)]
+        if dropout:
+            assert generators is not None
+            rows = [x.hidden(dropout, generator) for x, generator in zip(rows, generators, strict=True)]
+        seen, pose_an3 = self._view(rows)
+        z_anb = self.bottleneck_norm(self.encoder(seen))
         logits_ank = self.category_head(z_anb)
         # Place and size are for the state alone: the category knows nothing of them.
         z_anb = z_anb if pose_an3 is None else torch.cat([z_anb, pose_an3], dim=-1)
         return Encoded(z_anb, torch.log_softmax(logits_ank, dim=-1) if fine else self._posterior(logits_ank))
 
-    def _view(self, h_ang: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _view(self, rows: list[Rows]) -> tuple[list[Rows], Tensor | None]:
         """What the encoder sees, and the place and size that are kept from it."""
         if self.pose_norm is None or self.shape.image_shape is None:
-            return h_ang, None
-        squares_mg, pose_m3 = view(h_ang.flatten(0, 1), self.shape.image_shape)
-        n_arms, n = h_ang.shape[:2]
-        return squares_mg.view(n_arms, n, -1), self.pose_norm(pose_m3.view(n_arms, n, 3))
+            return rows, None
+        squares_mg, pose_m3 = view(torch.cat([x.dense() for x in rows]), self.shape.image_shape)
+        pose_an3 = pose_m3.view(len(rows), -1, 3)
+        return [DenseRows(squares_ng) for squares_ng in squares_mg.chunk(len(rows))], self.pose_norm(pose_an3)
 
     def _posterior(self, logits_ank: Tensor) -> Tensor:
         """log q over the K categories; tempered, softmax(p / tau) of the probabilities p, which bounds log q below."""
@@ -146,6 +159,11 @@ class PackedArms(nn.Module):
         """The likelihood's numbers for each gene, (A, n, heads * g)."""
         return self.output(self.decoder(torch.cat([c_ank, s_and], dim=-1)))
 
-    def log_prob(self, x_ang: Tensor, out_ang: Tensor) -> Tensor:
-        """log p(x|s,c), shape (A, n)."""
-        return self.shape.likelihood.log_prob(x_ang, out_ang, self.log_theta)
+    def reconstruction(self, cells: Cells, s_and: Tensor, c_ank: Tensor) -> Tensor:
+        """-E log p(x|s,c), the mean over cells, shape (A,); what ``decode`` gives is never in memory all at once."""
+        h_anh = self.decoder(torch.cat([c_ank, s_and], dim=-1))
+        rows = [self._rounded(x) for x in rows_of_arms(cells)]
+        return self.output.loss(self.shape.likelihood, rows, h_anh, self.log_theta)
+
+    def _rounded(self, x: Rows) -> Rows:
+        return x if self.precision is None else x.in_precision(self.precision)

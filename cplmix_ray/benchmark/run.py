@@ -22,7 +22,7 @@ from cplmix_ray.run.folder import RunFolder, write_whole
 from cplmix_ray.run.model import TrainedModel
 from cplmix_ray.run.resume import checkpoint_to_resume
 from cplmix_ray.scores import label_scores
-from cplmix_ray.trainer.loop import row_reader
+from cplmix_ray.trainer.reading import row_reader
 from cplmix_ray.version import __version__
 
 Figures = dict[str, Any]
@@ -118,14 +118,14 @@ def held_out_losses(model: TrainedModel, data: Dataset) -> Figures:
     network.eval()
     total, reconstruction = 0.0, 0.0
     for part in np.array_split(idx_n, -(-len(idx_n) // 2048)):
-        x_ang = rows(torch.as_tensor(part)).expand(network.n_arms, -1, -1)
-        encoded = network.encode(x_ang)
+        cells = [rows(torch.as_tensor(part))] * network.n_arms
+        encoded = network.encode(cells)
         q_ank = encoded.log_q_ank.exp()
         mu_and, log_var_and = network.state(encoded.z_anb, q_ank)
-        lost_an = -network.log_prob(x_ang, network.decode(mu_and, q_ank))
+        lost_a = network.reconstruction(cells, mu_and, q_ank) * len(part)
         own_an = model.config.objective.beta * state_kl(mu_and, log_var_and) - categorical_entropy(encoded.log_q_ank)
-        reconstruction += float(lost_an.mean(0).sum())
-        total += float((lost_an + own_an).mean(0).sum())
+        reconstruction += float(lost_a.mean())
+        total += float((lost_a + own_an.sum(-1)).mean())
     return {"val_reconstruction": reconstruction / len(idx_n), "val_loss": total / len(idx_n)}
 
 

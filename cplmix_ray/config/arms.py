@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt
 
 from cplmix_ray.config.section import Section
 
+Precision = Literal["float32", "bfloat16"]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian", "nb", "zinb"]
 
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from cplmix_ray.config.arms import Precision
 from cplmix_ray.config.section import Section
 
 
@@ -43,6 +44,11 @@ class Placement(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the arms compute.")
     threads: int | None = Field(
         None, ge=1, description="Threads of a worker; default: 1 on a Ray actor, all cores in the local engine."
+    )
+    precision: Precision = Field(
+        "float32",
+        description="bfloat16: matrix products in 16 bits on devices that have them, all else and all weights in "
+        "32 bits.",
     )
     ray_address: str | None = Field(None, description="Ray cluster to join; default: RAY_ADDRESS, else a local one.")
     cluster_grows_to: int | None = Field(

@@ -1,11 +1,13 @@
 """Copies of cells: fewer molecules of counts, fewer genes of log-expression."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from cplmix_ray.copies.base import Copy
+from cplmix_ray.minibatch import kept
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,7 @@ class Thinning(Copy):
     """Each molecule is kept with probability ``keep``, as if the cell had been sequenced less deeply."""
 
     keep: float
+    by_value: ClassVar[bool] = True
 
     def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
         if self.keep >= 1.0:
@@ -36,13 +39,12 @@ class GeneDropout(Copy):
 
     drop: float
     noise: float
+    by_value: ClassVar[bool] = True
 
     def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
-        device = generator.device
         if self.noise > 0:
-            jitter_ng = torch.randn(x_ng.shape, generator=generator, device=device)
+            jitter_ng = torch.randn(x_ng.shape, generator=generator, device=generator.device)
             x_ng = torch.where(x_ng == 0, x_ng, x_ng + self.noise * jitter_ng)
         if self.drop > 0:
-            kept_ng = torch.rand(x_ng.shape, generator=generator, device=device) >= self.drop
-            x_ng = x_ng * kept_ng
+            x_ng = x_ng * kept(tuple(x_ng.shape), self.drop, generator)[0]
         return x_ng

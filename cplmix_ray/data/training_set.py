@@ -43,12 +43,18 @@ class TrainingSet:
     guess: np.ndarray | None = None
 
 
-def dense_rows(values_ng: Values, idx_n: np.ndarray) -> np.ndarray:
-    """Rows as a dense float32 array; the only place where sparse data is filled in and lazy rows are made."""
+def take_rows(values_ng: Values, idx_n: np.ndarray) -> Values:
+    """Rows as they are kept, dense or CSR; lazy ones are made."""
     if isinstance(values_ng, LazyRows):
         return values_ng.rows(idx_n)
     rows = values_ng[idx_n]
-    return rows.toarray() if sp.issparse(rows) else np.ascontiguousarray(rows)
+    return rows if sp.issparse(rows) else np.ascontiguousarray(rows)
+
+
+def dense_rows(values_ng: Values, idx_n: np.ndarray) -> np.ndarray:
+    """Rows as a dense float32 array."""
+    rows = take_rows(values_ng, idx_n)
+    return rows.toarray() if sp.issparse(rows) else rows
 
 
 def copies_for(config: Config, preparation: Preparation, values_ng: Values = None) -> tuple[str, ...]:

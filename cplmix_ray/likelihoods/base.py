@@ -14,6 +14,8 @@ class Likelihood(Protocol):
     """Whether each gene has a dispersion of its own, learned beside the decoder."""
     counts: bool
     """Whether x holds raw counts, which the encoder then sees scaled and as logarithms."""
+    beyond_squares: float | None
+    """-log p is half the squared distance of x from the decoder's output, and this for each gene; None: it is not."""
 
     def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor | None) -> Tensor:
         """log p(x | s, c), summed over genes.

@@ -9,6 +9,7 @@ class Bernoulli:
     """Each pixel in [0, 1] is the probability of an independent coin; the decoder gives its logit."""
 
     heads, has_dispersion, counts = 1, False, False
+    beyond_squares: float | None = None
 
     def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor | None = None) -> Tensor:
         return -binary_cross_entropy_with_logits(out_ang, x_ang, reduction="none").sum(-1)

@@ -58,6 +58,7 @@ class NegativeBinomial:
     """Counts with a dispersion a gene; the decoder gives the logits of the expression shares."""
 
     heads, has_dispersion, counts = 1, True, True
+    beyond_squares: float | None = None
 
     def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor | None) -> Tensor:
         assert log_theta_a1g is not None
@@ -71,6 +72,7 @@ class ZeroInflatedNegativeBinomial:
     """The same with a probability of an extra zero a gene and cell; the decoder also gives its logit."""
 
     heads, has_dispersion, counts = 2, True, True
+    beyond_squares: float | None = None
 
     def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor | None) -> Tensor:
         assert log_theta_a1g is not None

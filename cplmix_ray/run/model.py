@@ -19,7 +19,7 @@ from cplmix_ray.simplex import centre
 from cplmix_ray.trainer.arm_group import ArmGroup, resolve_likelihood
 from cplmix_ray.trainer.checkpoint import latest_checkpoint
 from cplmix_ray.trainer.inference import consensus_states, posteriors
-from cplmix_ray.trainer.loop import row_reader
+from cplmix_ray.trainer.reading import row_reader
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ def build_network(n_arms: int, config: Config, preparation: Preparation) -> Pack
     """Networks of ``n_arms`` arms for data so prepared, not yet initialised."""
     likelihood = LIKELIHOODS[resolve_likelihood(config, preparation)]
     shape = ArmShape(len(preparation.var_names), likelihood, preparation.library, preparation.image_shape)
-    return PackedArms(n_arms, config.model, shape)
+    precision = None if config.placement.precision == "float32" else getattr(torch, config.placement.precision)
+    return PackedArms(n_arms, config.model, shape, precision)
 
 
 class ArmGroup:

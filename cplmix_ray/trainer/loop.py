@@ -1,7 +1,7 @@
 """The training loop of one worker: a generator of events, the same wherever it runs."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor
 from cplmix_ray.config import Config
 from cplmix_ray.copies import build_copies
 from cplmix_ray.coupling import ArmSum
-from cplmix_ray.data.source import Values
-from cplmix_ray.data.training_set import TrainingSet, copies_for, dense_rows
+from cplmix_ray.data.training_set import TrainingSet, copies_for
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.events import Evaluated, Event, Logged, Snapshot
 from cplmix_ray.trainer.inference import posteriors
 from cplmix_ray.trainer.merging import merge_categories
 from cplmix_ray.trainer.randomness import CellOrder
+from cplmix_ray.trainer.reading import row_reader
 from cplmix_ray.trainer.schedules import lr_at, weights_at
 from cplmix_ray.trainer.step import Exercise, draw_copies, train_step
 
@@ -28,11 +28,6 @@ class Start:
 
     step: int = 0
     arms: dict[int, dict[str, Tensor]] | None = None
-
-
-def row_reader(values_ng: Values, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Reads rows, given by their indices on the CPU, as a dense tensor on the device that computes."""
-    return lambda idx_n: torch.from_numpy(dense_rows(values_ng, idx_n.numpy())).to(device)
 
 
 def log_abundances(guess_n: Tensor, n_categories: int) -> Tensor:

@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cplmix_ray.clusters.merging import joint_of_copies, merge_by_lift
 from cplmix_ray.copies import make_copies
+from cplmix_ray.minibatch import Rows
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.randomness import merging_generator
 from cplmix_ray.trainer.step import Exercise
@@ -38,8 +38,8 @@ def merge_categories(group: ArmGroup, exercise: Exercise, train_idx: np.ndarray,
     network.merge(torch.as_tensor(groups, device=group.device))
 
 
-def _mean_posterior(group: ArmGroup, exercise: Exercise, x_ng: Tensor) -> np.ndarray:
+def _mean_posterior(group: ArmGroup, exercise: Exercise, x: Rows) -> np.ndarray:
     """Mean over all arms of the posterior of the fine categories, shape (n, fine)."""
-    q_ank = group.network.encode(x_ng.expand(len(group.arms), -1, -1), fine=True).log_q_ank.exp()
+    q_ank = group.network.encode([x] * len(group.arms), fine=True).log_q_ank.exp()
     sum_nk, _ = exercise.arm_sum.launch(q_ank, q_ank.new_zeros(len(group.arms))).wait()
     return (sum_nk / exercise.config.model.n_arms).cpu().numpy()

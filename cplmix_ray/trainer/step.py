@@ -1,6 +1,5 @@
 """One step of Eq. 7 for the arms of one worker."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +11,12 @@ from cplmix_ray.config import Config
 from cplmix_ray.copies import Copy, make_copies
 from cplmix_ray.coupling import ArmSum, build_coupling
 from cplmix_ray.errors import NonFiniteError
+from cplmix_ray.minibatch import Cells, Rows
 from cplmix_ray.objective import Terms, categorical_entropy, loss_of, marginal_entropy, state_kl
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.guard import require_finite
 from cplmix_ray.trainer.randomness import AUGMENT, DROPOUT, GUMBEL, STATE
+from cplmix_ray.trainer.reading import Reader
 from cplmix_ray.trainer.schedules import aligning, lr_at, weights_at
 
 
@@ -24,7 +25,7 @@ class Exercise:
     """What stays the same from step to step.
 
     Args:
-        rows: reads rows of the data as a dense (n, g) tensor on the arms' device.
+        rows: reads rows of the data onto the arms' device.
         chain: kinds of type-preserving copies.
         n_steps: length of the run, for the schedules.
         arm_sum: the sum over arms, across workers where there are several.
@@ -32,27 +33,26 @@ class Exercise:
     """
 
     config: Config
-    rows: Callable[[Tensor], Tensor]
+    rows: Reader
     chain: list[Copy]
     n_steps: int
     arm_sum: ArmSum
     log_prior_k: Tensor | None = None
 
 
-def draw_copies(group: ArmGroup, exercise: Exercise, idx_n: np.ndarray) -> Tensor:
-    """Each arm's own copies of the same cells, shape (A_local, n, g)."""
+def draw_copies(group: ArmGroup, exercise: Exercise, idx_n: np.ndarray) -> list[Rows]:
+    """Each arm's own copies of the same cells."""
     rows = torch.as_tensor(idx_n)
-    copies = [make_copies(exercise.chain, rows, exercise.rows, g[AUGMENT]) for g in group.generators]
-    return torch.stack(copies)
+    return [make_copies(exercise.chain, rows, exercise.rows, g[AUGMENT]) for g in group.generators]
 
 
 def train_step(
-    group: ArmGroup, exercise: Exercise, x_ang: Tensor, step: int, guess_n: Tensor | None = None
+    group: ArmGroup, exercise: Exercise, cells: Cells, step: int, guess_n: Tensor | None = None
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Forward, one sum over arms, backward, update.
 
     Args:
-        x_ang: the arms' copies of the minibatch.
+        cells: the arms' copies of the minibatch, the rows of each arm or a tensor (A_local, n, g).
         step: counted from 0.
         guess_n: guessed categories of the minibatch.
 
@@ -66,8 +66,8 @@ def train_step(
     weights, n_arms = weights_at(step, config), config.model.n_arms
     coupling = build_coupling(weights.coupling, n_arms, config.objective.sigma_floor)
     network.train()
-    dropout = _input_dropout(group, config.model.input_dropout, x_ang)
-    encoded = network.encode(x_ang, dropout, fine=aligning(step, config))
+    hiding = [generators[DROPOUT] for generators in group.generators]
+    encoded = network.encode(cells, config.model.input_dropout, hiding, fine=aligning(step, config))
     sent = coupling.send(encoded.log_q_ank)
     # The sum needs the encoder alone: it travels while the decoder runs.
     pending = exercise.arm_sum.launch(sent.u_ank, sent.norm2_a)
@@ -77,7 +77,7 @@ def train_step(
     if weights.reconstruction is None:
         terms = Terms(entropy, spread, guess=guess)
     else:
-        terms = Terms(entropy, spread, *_decode(group, config, x_ang, encoded), guess)
+        terms = Terms(entropy, spread, *_decode(group, config, cells, encoded), guess)
     report = terms.named()
     require_finite({**report, "coupling": sent.norm2_a}, group.arms, step)
 
@@ -100,14 +100,13 @@ def _surprise(log_q_ank: Tensor, guess_n: Tensor | None) -> Tensor:
     return -log_q_ank.gather(-1, guess_n.expand(len(log_q_ank), -1).unsqueeze(-1)).mean((1, 2))
 
 
-def _decode(group: ArmGroup, config: Config, x_ang: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor]:
+def _decode(group: ArmGroup, config: Config, cells: Cells, encoded: Encoded) -> tuple[Tensor, Tensor]:
     """-E log p(x|s,c) and the state's KL with one sample of category and state, each (A_local,)."""
     network = group.network
     c_ank = gumbel_softmax(encoded.log_q_ank, _noise(group, GUMBEL, encoded.log_q_ank), config.model.gumbel_temperature)
     mu_and, log_var_and = network.state(encoded.z_anb, c_ank)
     s_and = gaussian_sample(mu_and, log_var_and, _noise(group, STATE, mu_and))
-    out_ang = network.decode(s_and, c_ank)
-    return -network.log_prob(x_ang, out_ang).mean(-1), state_kl(mu_and, log_var_and).mean(-1)
+    return network.reconstruction(cells, s_and, c_ank), state_kl(mu_and, log_var_and).mean(-1)
 
 
 def _update(group: ArmGroup, exercise: Exercise, step: int) -> Tensor:
@@ -115,8 +114,8 @@ def _update(group: ArmGroup, exercise: Exercise, step: int) -> Tensor:
     training, parameters = exercise.config.training, list(group.network.parameters())
     if exercise.config.model.shared_parameters:
         exercise.arm_sum.reduce_gradients(parameters)
-    squares = [p.grad.flatten(1).square().sum(1) for p in parameters if p.grad is not None]
-    norm_a = torch.stack(squares).sum(0).sqrt().expand(len(group.arms))
+    norms = [torch.linalg.vector_norm(p.grad.flatten(1), dim=1) for p in parameters if p.grad is not None]
+    norm_a = torch.linalg.vector_norm(torch.stack(norms), dim=0).expand(len(group.arms))
     require_finite({"gradient": norm_a}, group.arms, step)
     if training.clip is not None:
         scale_a = (training.clip / (norm_a + 1e-12)).clamp_max(1.0)
@@ -135,11 +134,3 @@ def _noise(group: ArmGroup, purpose: str, like_ani: Tensor) -> Tensor:
     if purpose == GUMBEL:
         return torch.stack([gumbel_noise(shape, g[GUMBEL]) for g in group.generators])
     return torch.stack([torch.randn(shape, generator=g[purpose], device=group.device) for g in group.generators])
-
-
-def _input_dropout(group: ArmGroup, rate: float, x_ang: Tensor) -> Tensor | None:
-    if rate == 0.0:
-        return None
-    shape = tuple(x_ang.shape[1:])
-    uniform = [torch.rand(shape, generator=g[DROPOUT], device=group.device) for g in group.generators]
-    return (torch.stack(uniform) >= rate).float() / (1.0 - rate)

@@ -1,0 +1,50 @@
+"""The package's own step, on made-up cells."""
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from cplmix_ray.benchmark.speed.shape import Shape
+from cplmix_ray.coupling import ArmSum
+from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.data.source import Values
+from cplmix_ray.data.training_set import TrainingSet
+from cplmix_ray.trainer.arm_group import ArmGroup
+from cplmix_ray.trainer.reading import row_reader
+from cplmix_ray.trainer.step import Exercise, draw_copies, train_step
+
+POOL = 4
+"""Minibatches that the made-up cells are enough for."""
+
+
+def made_up_values(shape: Shape, seed: int = 0) -> Values:
+    """Log-expression of a few minibatches: CSR where it is not dense."""
+    n_cells, rng = POOL * shape.cells, np.random.default_rng(seed)
+    if shape.density >= 1.0:
+        return rng.exponential(1.0, (n_cells, shape.genes)).astype(np.float32)
+    values = sp.random(n_cells, shape.genes, shape.density, format="csr", dtype=np.float32, random_state=rng)
+    values.data += 0.5
+    return values
+
+
+def training_set(shape: Shape, values_ng: Values) -> TrainingSet:
+    """All the cells train."""
+    names = tuple(f"gene{i}" for i in range(shape.genes))
+    every = np.arange(values_ng.shape[0])
+    return TrainingSet(values_ng, every, every[:0], None, Preparation("log", names))
+
+
+class OurStep:
+    """Arms, optimiser and data; ``__call__`` takes one step on the given cells and returns the loss."""
+
+    def __init__(self, shape: Shape, values_ng: Values, device: torch.device):
+        config, data = shape.config(), training_set(shape, values_ng)
+        self.group = ArmGroup(config, data.preparation, range(shape.n_arms), device)
+        self.exercise = Exercise(config, row_reader(values_ng, device), [], 1_000_000, ArmSum())
+        self.step = 0
+
+    def __call__(self, idx_n: torch.Tensor) -> float:
+        cells = draw_copies(self.group, self.exercise, idx_n.numpy())
+        terms, _ = train_step(self.group, self.exercise, cells, self.step)
+        self.step += 1
+        return float(terms["loss"].sum())

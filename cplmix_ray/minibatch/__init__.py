@@ -1,0 +1,9 @@
+"""The cells of a minibatch as one arm sees them, dense or sparse, and their products with gene-wide weights."""
+
+from cplmix_ray.minibatch.cells import Cells, rows_of_arms
+from cplmix_ray.minibatch.dense import DenseRows
+from cplmix_ray.minibatch.masks import kept
+from cplmix_ray.minibatch.rows import Rows
+from cplmix_ray.minibatch.sparse import SparseRows
+
+__all__ = ["Cells", "DenseRows", "Rows", "SparseRows", "kept", "rows_of_arms"]
