@@ -3,8 +3,9 @@
 One code path serves both: the local sum is always taken, and is all there is when there is no process group.
 """
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -18,23 +19,32 @@ class PendingSum:
     buffer: Tensor
     shape: torch.Size
     work: dist.Work | None
+    arm_sum: "ArmSum"
 
     def wait(self) -> tuple[Tensor, Tensor]:
         """The sum over all arms: the tensor (n, K), and the scalar that rode along."""
         if self.work is not None:
+            begun = time.perf_counter()
             self.work.wait()
+            self.arm_sum.waited += time.perf_counter() - begun
         return self.buffer[:-1].view(self.shape), self.buffer[-1]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ArmSum:
     """Sums a tensor and a scalar of every arm over all arms of all workers.
 
     Args:
         group: the workers' process group; None where this worker holds all the arms.
+
+    Attributes:
+        waited: seconds that sums were waited for, so far.
+        sent: bytes that this worker put into the newest sum, whatever the number of arms, here or elsewhere.
     """
 
     group: dist.ProcessGroup | None = None
+    waited: float = field(default=0.0, init=False)
+    sent: int = field(default=0, init=False)
 
     def launch(self, tensor_ank: Tensor, scalar_a: Tensor) -> PendingSum:
         """Start the sum and return at once; no gradient passes through it.
@@ -48,7 +58,8 @@ class ArmSum:
         work = None
         if self.group is not None:
             work = dist.all_reduce(buffer, op=dist.ReduceOp.SUM, group=self.group, async_op=True)
-        return PendingSum(buffer, tensor_ank.shape[1:], work)
+            self.sent = buffer.nbytes
+        return PendingSum(buffer, tensor_ank.shape[1:], work, self)
 
     def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Sum gradients over workers, for parameters that all arms share."""

@@ -103,7 +103,7 @@ def conducting(
         **all_scores(inferred, data, config.seed),
         "steps": model.step,
         "seconds": round(watcher.seconds, 3),
-        "step_ms": watcher.step_ms(),
+        **watcher.speed(),
         **watcher.restart_figures(),
         "n_cells": data.n_cells,
         "n_categories": config.model.n_categories,

@@ -33,7 +33,8 @@ class Watcher:
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
         self.recorder = Recorder(folder.tensorboard, step)
         self.seconds_before, self.begun = seconds, time.perf_counter()
-        self.stretches: list[list[tuple[int, float]]] = [[]]
+        self.stretches: list[list[tuple[int, float, float]]] = [[]]
+        self.sent = 0
         self.restarts = self.lost_steps = 0
         self.snapshot: Snapshot | None = None
         self.latest: dict[str, float] = {}
@@ -60,7 +61,8 @@ class Watcher:
 
     def _logged(self, event: Logged) -> None:
         self.recorder.terms(event)
-        self.stretches[-1].append((event.step, event.seconds))
+        self.stretches[-1].append((event.step, event.seconds, event.waited))
+        self.sent = event.sent
         floored = sum(event.per_arm["sigma_floored"])
         if floored and not self.floor_told and self.config.model.n_arms > 1:
             self.floor_told = True
@@ -99,7 +101,7 @@ class Watcher:
         self.snapshot = event
 
     def _restarted(self, event: Restarted) -> None:
-        steps = [step for step, _ in self.stretches[-1]]
+        steps = [step for step, *_ in self.stretches[-1]]
         lost = max(0, steps[-1] - event.step) if steps else 0
         self.restarts, self.lost_steps = self.restarts + 1, self.lost_steps + lost
         self.stretches.append([])
@@ -110,14 +112,16 @@ class Watcher:
         """How often training started again after a loss, and how many logged steps were done once more for it."""
         return {"restarts": self.restarts, "lost_steps": self.lost_steps}
 
-    def step_ms(self) -> float | None:
-        """Milliseconds a step, scores and checkpoints between steps included, without the first tenth (warming up).
-
-        Of a run with restarts, the longest stretch without one counts.
+    def speed(self) -> dict[str, float | None]:
+        """Milliseconds a step, and how many of these the slowest worker stood still for the arms' sum; scores and
+        checkpoints between steps included, without the first tenth (warming up). Of a run with restarts, the longest
+        stretch without one counts. And the bytes that a worker sends at a step.
         """
         points = max(self.stretches, key=len)
         points = points[len(points) // 10 :]
-        if len(points) < 2:
-            return None
-        (first, begun), (last, ended) = points[0], points[-1]
-        return round(1000 * (ended - begun) / (last - first), 3)
+        figures: dict[str, float | None] = {"step_ms": None, "coupling_wait_ms": None, "coupling_bytes": self.sent}
+        if len(points) > 1:
+            (first, begun, waited), (last, ended, waited_then) = points[0], points[-1]
+            figures["step_ms"] = round(1000 * (ended - begun) / (last - first), 3)
+            figures["coupling_wait_ms"] = round(1000 * (waited_then - waited) / (last - first), 3)
+        return figures

@@ -20,18 +20,24 @@ class Logged:
         per_arm: name -> value of each arm.
         common: name -> value that all workers share.
         seconds: since this worker's loop began.
+        waited: of these, how long it stood still for the other workers' part of the arms' sum.
+        sent: bytes that a worker put into that sum at this step.
     """
 
     step: int
     per_arm: dict[str, list[float]]
     common: dict[str, float]
     seconds: float
+    waited: float = 0.0
+    sent: int = 0
 
     def joined(self, others: Sequence["Logged"]) -> "Logged":
         per_arm = {
             name: [*values, *(v for o in others for v in o.per_arm[name])] for name, values in self.per_arm.items()
         }
-        return Logged(self.step, per_arm, self.common, max([self.seconds, *(o.seconds for o in others)]))
+        every = (self, *others)
+        seconds, waited, sent = (max(getattr(each, name) for each in every) for name in ("seconds", "waited", "sent"))
+        return Logged(self.step, per_arm, self.common, seconds, waited, sent)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def train_arms(
                 "lam": weights_at(step, config).lam,
                 "lr": lr_at(step, n_steps, training),
             }
-            yield Logged(done, per_arm, common, time.perf_counter() - begun)
+            seconds = time.perf_counter() - begun
+            yield Logged(done, per_arm, common, seconds, exercise.arm_sum.waited, exercise.arm_sum.sent)
         if (done % training.evaluate_every == 0 or last) and len(data.val_idx):
             yield Evaluated(done, *posteriors(worker.network, exercise.rows, data.val_idx))
         if done % training.checkpoint_every == 0 or last:
