@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cplmix_ray.benchmark.speed.machine import matmul_peak, seconds_of
-from cplmix_ray.benchmark.speed.ours import OurStep, made_up_values
+from cplmix_ray.benchmark.speed.ours import OurStep, made_up_values, training_set
 from cplmix_ray.benchmark.speed.reference import PlainStep
 from cplmix_ray.benchmark.speed.shape import Shape
 from cplmix_ray.data.training_set import dense_rows
@@ -37,7 +37,7 @@ def compare(shape: Shape, device: torch.device, rounds: int, peak_dtype: torch.d
     values_ng = made_up_values(shape)
     every = np.arange(values_ng.shape[0])
     plain = PlainStep(shape, torch.from_numpy(dense_rows(values_ng, every)).to(device))
-    ours = OurStep(shape, values_ng, device)
+    ours = OurStep(shape, training_set(shape, values_ng), device)
     rng = np.random.default_rng(0)
 
     def draw() -> torch.Tensor:

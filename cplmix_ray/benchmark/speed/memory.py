@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from cplmix_ray.benchmark.speed.machine import PeakMemory
-from cplmix_ray.benchmark.speed.ours import OurStep, made_up_values
+from cplmix_ray.benchmark.speed.ours import OurStep, made_up_values, training_set
 from cplmix_ray.benchmark.speed.reference import PlainStep
 from cplmix_ray.benchmark.speed.shape import Shape
 from cplmix_ray.errors import TrainingError
@@ -65,6 +65,6 @@ def peak_memory(side: Side, shape: Shape, device: torch.device) -> int | None:
 def _step(side: Side, shape: Shape, device: torch.device) -> OurStep | PlainStep:
     values_ng = made_up_values(shape)
     if side == "ours":
-        return OurStep(shape, values_ng, device)
+        return OurStep(shape, training_set(shape, values_ng), device)
     filled = values_ng.toarray() if sp.issparse(values_ng) else values_ng
     return PlainStep(shape, torch.from_numpy(filled).to(device))
