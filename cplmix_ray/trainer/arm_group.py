@@ -9,6 +9,7 @@ from cplmix_ray.arm import ArmShape, PackedArms
 from cplmix_ray.config import Config
 from cplmix_ray.data.preparation import Preparation
 from cplmix_ray.likelihoods import LIKELIHOODS
+from cplmix_ray.trainer.adam import Adam
 from cplmix_ray.trainer.randomness import INIT, arm_generators
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -53,7 +54,7 @@ class ArmGroup:
             owners = [0] if config.model.shared_parameters else arms
             self.network.draw([arm_generators(config.seed, arm, cpu, [INIT])[INIT] for arm in owners])
         self.network.to(device)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.training.lr, fused=True)
+        self.optimiser = Adam(self.network.parameters(), config.training.lr)
         self.generators = [arm_generators(config.seed, arm, device) for arm in arms]
         if saved is not None:
             self._restore(saved, step, config.seed)
