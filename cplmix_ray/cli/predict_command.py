@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cplmix_ray.cli.line import parse_line
+from cplmix_ray.cli.loading import loading
 from cplmix_ray.cli.table import score_line
 from cplmix_ray.errors import InputError
 
@@ -31,13 +32,14 @@ class Predict:
 def predict(args: list[str]) -> None:
     """Infer, add the keys, write the file, and say where it is."""
     command = parse_line(Predict, args, "predict")
-    from cplmix_ray.data.cortex import is_table
-    from cplmix_ray.data.dataset import read_source
-    from cplmix_ray.data.lazy import NO_PIXELS, LazyRows
-    from cplmix_ray.run.annotate import annotate
-    from cplmix_ray.run.folder import require_writable, write_whole
-    from cplmix_ray.run.model import TrainedModel
-    from cplmix_ray.scores import score
+    with loading():
+        from cplmix_ray.data.cortex import is_table
+        from cplmix_ray.data.dataset import read_source
+        from cplmix_ray.data.lazy import NO_PIXELS, LazyRows
+        from cplmix_ray.run.annotate import annotate
+        from cplmix_ray.run.folder import require_writable, write_whole
+        from cplmix_ray.run.model import TrainedModel
+        from cplmix_ray.scores import score
 
     out = Path(command.out)
     if out.exists() and Path(command.data).exists() and out.samefile(command.data):
