@@ -11,7 +11,7 @@ _SHOWN = {
     "cells_per_s": "cells/s",
     "gflops": "GFLOP/s",
     "of_peak": "of peak",
-    "times_as_fast": "times as fast as plain",
+    "times_as_fast": "times as fast as plain (quartiles)",
     "memory_mb": "MB",
     "plain_memory_mb": "MB, plain",
     "sent_bytes": "bytes sent",
@@ -28,10 +28,15 @@ def speed_table(rows: Sequence[dict[str, str]]) -> None:
     figures = [name for name in _SHOWN if any(row[name] for row in rows)]
     table = plain_table(varied, [_SHOWN[name] for name in figures])
     for row in rows:
-        table.add_row(*(row[name] for name in varied), *(_figure(row[name]) for name in figures))
+        table.add_row(*(row[name] for name in varied), *(_figure(row, name) for name in figures))
     show(table)
 
 
-def _figure(text: str) -> str:
-    """Four digits of a number."""
-    return f"{float(text):.4g}" if text and len(text) > 5 and "." in text else text or "-"
+def _figure(row: dict[str, str], name: str) -> str:
+    if not row[name]:
+        return "-"
+    if name == "times_as_fast":
+        middle, low, high = (f"{float(row[each]):.3g}" for each in (name, f"{name}_low", f"{name}_high"))
+        return f"{middle} ({low}-{high})"
+    value = float(row[name])
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
