@@ -28,7 +28,7 @@ TRAIN_OPTIONS = """
     --max-steps --epochs --batch-size --lr --lr-schedule --lr-warmup --lam-warmup --clip
     --log-every --evaluate-every --checkpoint-every --keep-checkpoints
     --engine --arms-per-worker --device --threads --ray-address --collective-timeout --cluster-grows-to
-    --max-failures --train-storage --precision
+    --max-failures --train-storage --precision --replicas
 """
 
 OTHER = {

@@ -145,7 +145,7 @@ def _sharing(plans: Sequence["Plan"], devices: "Devices") -> str:
     gpu = plans[0].gpu
     count, unit = (devices.gpus, "GPU") if gpu else (devices.cpus, "CPU core")
     clauses = [
-        f"{sum(map(len, plan.workers))} arm{'s' if sum(map(len, plan.workers)) > 1 else ''} on {len(plan.workers)} "
+        f"{plan.n_arms} arm{'s' if plan.n_arms > 1 else ''} on {len(plan.workers)} "
         f"({count // len(plan.workers)} at a time)"
         for plan in plans
     ]

@@ -7,7 +7,7 @@ import torch
 
 INIT, AUGMENT, GUMBEL, STATE, DROPOUT = "init", "augment", "gumbel", "state", "dropout"
 PURPOSES = (INIT, AUGMENT, GUMBEL, STATE, DROPOUT)
-_DATA, _MERGING = 1000, 1001  # apart from the purposes, as these belong to no arm
+_DATA, _MERGING, _SHARD = 1000, 1001, 2000  # apart from the purposes, as these belong to no arm
 
 
 def _seed(*key: int) -> int:
@@ -15,15 +15,17 @@ def _seed(*key: int) -> int:
 
 
 def arm_generators(
-    seed: int, arm: int, device: torch.device, purposes: Iterable[str] = PURPOSES, step: int = 0
+    seed: int, arm: int, device: torch.device, purposes: Iterable[str] = PURPOSES, step: int = 0, shard: int = 0
 ) -> dict[str, torch.Generator]:
-    """Fresh generators of one arm.
+    """Fresh generators of one arm, for a share of its minibatches.
 
     Args:
         step: 0 at the start of a run; where a run goes on on another kind of device, whose generators have other
             states, the step it goes on from.
     """
-    key = (seed, arm) if step == 0 else (seed, arm, step)
+    key: tuple[int, ...] = (seed, arm) if step == 0 else (seed, arm, step)
+    if shard:
+        key = (seed, arm, step, _SHARD + shard)
     return {p: torch.Generator(device).manual_seed(_seed(*key, PURPOSES.index(p))) for p in purposes}
 
 
