@@ -36,6 +36,11 @@ class Input(Section):
         "sample_name or else the first; its columns join obs, and cells without a line are left out.",
     )
     subset: int | None = Field(None, ge=1, description="Take this many cells, drawn by the seed; default: all.")
+    backed: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="Leave the matrix of an .h5ad on disk and read it in blocks while training, at a bounded use of "
+        "memory. auto: where it would take more than a quarter of the free memory.",
+    )
     layer: str | None = Field(None, description="Layer of the .h5ad to read in place of X.")
     labels_key: str | None = Field(None, description="Column of obs with known types; used for scores only.")
     state_key: tuple[str, ...] = Field(

@@ -8,6 +8,7 @@ from cplmix_ray.clusters.ensemble import Ensemble, build_ensemble
 from cplmix_ray.config import Config
 from cplmix_ray.data.fit import Fitted
 from cplmix_ray.data.neighbours import nearest, principal_components
+from cplmix_ray.data.on_disk import RowsOnDisk
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.data.views import views_of
 from cplmix_ray.errors import InputError
@@ -56,6 +57,11 @@ def _ensemble(fitted: Fitted, source: Source, train_idx: np.ndarray, n_categorie
     """Partitions of the training cells on the genes that the arms see."""
     if fitted.preparation.kind == "images":
         raise InputError("--neighbour-space ensemble and --align-guess are for cells; leave them out for images.")
+    if isinstance(source.values_ng, RowsOnDisk):
+        raise InputError(
+            "--neighbour-space ensemble and --align-guess (and with them --preset cells) compare cells that are all in "
+            "memory, and these stay on disk; leave them out, or use --backed no, with --subset where memory is short."
+        )
     at = source.adata.var_names.get_indexer(list(fitted.preparation.var_names))
     log_ng = fitted.log_values_ng[:, at][train_idx]
     views = views_of(log_ng, _linear(fitted, source, log_ng, at, train_idx), seed)

@@ -10,14 +10,15 @@ from cplmix_ray.data.alike import find_alike
 from cplmix_ray.data.augmenter_file import read_augmenter
 from cplmix_ray.data.cells import source_from_anndata
 from cplmix_ray.data.fit import fit_preparation
+from cplmix_ray.data.on_disk import NO_MATRIX, RowsOnDisk
 from cplmix_ray.data.preparation import check_finite
-from cplmix_ray.data.read import read_input, read_source
-from cplmix_ray.data.source import Factors, Source
+from cplmix_ray.data.read import read_input, read_source, settle_disk
+from cplmix_ray.data.source import Factors, Source, Values
 from cplmix_ray.data.split import split_cells
 from cplmix_ray.data.training_set import TrainingSet, copies_for
 from cplmix_ray.errors import InputError
 
-__all__ = ["Dataset", "build_dataset", "read_input", "read_source", "source_from_anndata"]
+__all__ = ["Dataset", "build_dataset", "read_input", "read_source", "settle_disk", "source_from_anndata"]
 
 
 @dataclass(frozen=True)
@@ -70,5 +71,14 @@ def build_dataset(source: Source, config: Config, root: str | Path = "") -> Data
     training = TrainingSet(
         fitted.values_ng, train_idx, val_idx, alike.neighbours, fitted.preparation, augmenter, alike.guess
     )
-    notes = (*source.notes, *fitted.notes)
+    notes = (*source.notes, *fitted.notes, *_of_disk(fitted.values_ng, config))
     return Dataset(training, source.labels_n, source.name, notes, source.truth_nm, source.factors)
+
+
+def _of_disk(values_ng: Values, config: Config) -> tuple[str, ...]:
+    """What is otherwise where cells stay on disk."""
+    if not isinstance(values_ng, RowsOnDisk):
+        return ()
+    if config.copies.copies != ("auto",):
+        return (NO_MATRIX,)
+    return (NO_MATRIX, "Copies are not neighbours, which --copies auto takes where the cells are in memory.")

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from cplmix_ray.config import Config
 from cplmix_ray.data.augmenter_file import FrozenAugmenter
 from cplmix_ray.data.lazy import LazyRows
+from cplmix_ray.data.on_disk import ReadRows, RowsOnDisk
 from cplmix_ray.data.preparation import Preparation
 from cplmix_ray.data.source import Values
 from cplmix_ray.errors import InputError
@@ -25,7 +26,7 @@ class TrainingSet:
     """What an arm may see: cells and their neighbours, never a label.
 
     Attributes:
-        values_ng: prepared values, dense or CSR float32, or rows made on demand; read-only, as all arms of a
+        values_ng: prepared values, dense or CSR float32, or rows made or read on demand; read-only, as all arms of a
             node share them.
         train_idx, val_idx: rows for training and for validation.
         neighbours: (n, k) rows of training cells near each training cell, None where copies need none.
@@ -47,7 +48,7 @@ def take_rows(values_ng: Values, idx_n: np.ndarray) -> Values:
     """Rows as they are kept, dense or CSR; lazy ones are made."""
     if isinstance(values_ng, LazyRows):
         return values_ng.rows(idx_n)
-    rows = values_ng[idx_n]
+    rows = values_ng.rows(idx_n) if isinstance(values_ng, ReadRows) else values_ng[idx_n]
     return rows if sp.issparse(rows) else np.ascontiguousarray(rows)
 
 
@@ -60,15 +61,17 @@ def dense_rows(values_ng: Values, idx_n: np.ndarray) -> np.ndarray:
 def copies_for(config: Config, preparation: Preparation, values_ng: Values = None) -> tuple[str, ...]:
     """The kinds of copies with 'auto' resolved for this kind of data.
 
-    Neighbours of lazy rows are not sought: each image would have to be made and compared with the others.
+    Neighbours of lazy rows are not sought: each image would have to be made and compared with the others. Those of
+    rows on disk would have to be read with every minibatch.
 
     Raises:
         InputError: a kind does not fit the data.
     """
     kinds, fitting = config.copies.copies, _FITTING[preparation.kind]
     lazy = isinstance(values_ng, LazyRows)
+    on_disk = isinstance(values_ng, RowsOnDisk)
     if kinds == ("auto",):
-        return ("affine",) if lazy else fitting[:2]
+        return ("affine",) if lazy else fitting[1:2] if on_disk else fitting[:2]
     for kind in kinds:
         if kind not in fitting and kind != "none":
             what = {"images": "images", "counts": "raw counts", "log": "log-expression"}[preparation.kind]
@@ -77,5 +80,10 @@ def copies_for(config: Config, preparation: Preparation, values_ng: Values = Non
         raise InputError(
             "--copies neighbours compares images that are all in memory, and these are made as they are read; "
             f"choose among {', '.join(fitting[1:])} and none."
+        )
+    if on_disk and "neighbours" in kinds:
+        raise InputError(
+            "--copies neighbours compares cells that are all in memory, and these stay on disk; choose among "
+            f"{', '.join(fitting[1:])} and none, or use --backed no."
         )
     return tuple(kind for kind in kinds if kind != "none")

@@ -10,7 +10,8 @@ from torch import Tensor
 from cplmix_ray.config import Config
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.genes import columns_of
-from cplmix_ray.data.lazy import LazyRows
+from cplmix_ray.data.lazy import LazyRows, limits
+from cplmix_ray.data.on_disk import choose_genes
 from cplmix_ray.data.preparation import Preparation, check_finite, prepare, require_counts
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError
@@ -102,14 +103,14 @@ class TrainedModel:
             return prepare(source.values_ng, self.preparation)
         at = columns_of(source.adata.var_names, self.preparation.var_names, source.name)
         if self.preparation.target_sum is None:
-            return prepare(source.values_ng[:, at], self.preparation)
-        if source.values_ng.min() < 0:
+            return prepare(choose_genes(source.values_ng, at), self.preparation)
+        if limits(source.values_ng)[0] < 0:
             raise InputError(
                 f"{source.name} holds negative values, but the model was trained on values that it normalises itself; "
                 f"give values of the same kind, with --layer where X holds others."
             )
         # The library size is that of all genes, as it was in training, so genes are chosen last.
-        return prepare(source.values_ng, self.preparation)[:, at]
+        return choose_genes(prepare(source.values_ng, self.preparation), at)
 
     def infer(self, values_ng: Values) -> Inferred:
         """Posteriors of prepared cells."""

@@ -14,9 +14,9 @@ from cplmix_ray.coupling import ArmSum
 from cplmix_ray.data.training_set import TrainingSet, copies_for
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.events import Evaluated, Event, Logged, Snapshot
+from cplmix_ray.trainer.feed import Cells, open_cells
 from cplmix_ray.trainer.inference import posteriors
 from cplmix_ray.trainer.merging import merge_categories
-from cplmix_ray.trainer.randomness import CellOrder
 from cplmix_ray.trainer.reading import row_reader
 from cplmix_ray.trainer.schedules import lr_at, weights_at
 from cplmix_ray.trainer.step import Exercise, draw_copies, train_step
@@ -49,7 +49,23 @@ def train_arms(
     Yields:
         Terms of the objective every ``log_every`` steps, posteriors every ``evaluate_every``, snapshots every
         ``checkpoint_every`` and at the end.
+
+    Raises:
+        InputError: cells that stay on disk cannot be read.
     """
+    with open_cells(data, config) as cells:
+        yield from _train(config, data, cells, arms, device, start, group)
+
+
+def _train(
+    config: Config,
+    data: TrainingSet,
+    cells: Cells,
+    arms: Sequence[int],
+    device: torch.device,
+    start: Start,
+    group: dist.ProcessGroup | None,
+) -> Iterator[Event]:
     training = config.training
     n_steps = training.steps(len(data.train_idx))
     ours = None if start.arms is None else {arm: start.arms[arm] for arm in arms}
@@ -57,12 +73,11 @@ def train_arms(
     chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data)
     guess = None if data.guess is None or not config.guesses else torch.as_tensor(data.guess)
     prior = None if guess is None else log_abundances(guess[data.train_idx], config.model.n_categories).to(device)
-    exercise = Exercise(config, row_reader(data.values_ng, device), chain, n_steps, ArmSum(group), prior)
-    order = CellOrder(data.train_idx, training.batch_size, config.seed)
+    exercise = Exercise(config, row_reader(cells.values_ng, device), chain, n_steps, ArmSum(group), prior)
     begun = time.perf_counter()
 
     for step in range(start.step, n_steps):
-        idx_n = order.batch(step)
+        idx_n = cells.batch(step)
         guess_n = None if guess is None else guess[idx_n].to(device)
         terms, distance = train_step(worker, exercise, draw_copies(worker, exercise, idx_n), step, guess_n)
         done = step + 1

@@ -1,0 +1,137 @@
+"""The cells of the loop's minibatches; of cells on disk a buffer serves them while the next one is read."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse as sp
+
+from cplmix_ray.config import Config
+from cplmix_ray.data.matrix_file import Block
+from cplmix_ray.data.on_disk import ReadRows, RowsOnDisk
+from cplmix_ray.data.source import Values
+from cplmix_ray.data.training_set import TrainingSet
+from cplmix_ray.trainer.cell_order import BlockOrder, Buffer, CellOrder
+
+PIECE = 4096
+"""Cells that the reader reads between two looks at whether it is still wanted."""
+
+
+class Cells(Protocol):
+    """Where the loop has its cells from.
+
+    Attributes:
+        values_ng: what rows are taken from while the minibatch is at work.
+    """
+
+    @property
+    def values_ng(self) -> Values: ...
+
+    def batch(self, step: int) -> np.ndarray:
+        """Rows of the minibatch of ``step``, shape (batch_size,)."""
+
+
+@contextmanager
+def open_cells(data: TrainingSet, config: Config) -> Iterator[Cells]:
+    """The training cells in the order of their minibatches; nothing is left open behind it."""
+    training = config.training
+    if not isinstance(data.values_ng, RowsOnDisk):
+        yield Held(data.values_ng, CellOrder(data.train_idx, training.batch_size, config.seed))
+        return
+    order = BlockOrder(data.train_idx, training.batch_size, config.seed, data.values_ng.buffer_cells)
+    with Feed(data.values_ng, order, training.steps(len(data.train_idx))) as feed:
+        yield feed
+
+
+@dataclass(frozen=True)
+class Held:
+    """Cells that are all in memory, or made on demand."""
+
+    values_ng: Values
+    order: CellOrder
+
+    def batch(self, step: int) -> np.ndarray:
+        return self.order.batch(step)
+
+
+class Feed(ReadRows):
+    """Two buffers of bounded size, filled by a thread of its own: HDF5 and NumPy let go of Python while they work.
+
+    To be used as a context, at the end of which thread and file are gone, whatever happened.
+
+    Attributes:
+        most_rows: the largest number of rows that were in memory, or on their way there, at a time.
+    """
+
+    def __init__(self, values_ng: RowsOnDisk, order: BlockOrder, n_steps: int):
+        self.values_ng, self.on_disk, self.order, self.n_steps = self, values_ng, order, n_steps
+        self.most_rows = 0
+        self._stack = ExitStack()
+        self._present: Buffer | None = None
+        self._block: Block = None
+        self._next: tuple[Buffer, Future] | None = None
+        self._stopped = False
+
+    def __enter__(self) -> "Feed":
+        self._read: Callable[[np.ndarray], Block] = self._stack.enter_context(self.on_disk.opened())
+        self._thread = self._stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="cells"))
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stopped = True
+        self._block = self._next = None
+        self._stack.close()
+
+    def batch(self, step: int) -> np.ndarray:
+        """Rows of the minibatch of ``step``, whose buffer is in memory from now on.
+
+        Raises:
+            InputError: the file is gone or broken.
+        """
+        if self._present is None or not self._present.first <= step < self._present.last:
+            self._turn(step)
+        return self.order.batch(step)
+
+    def rows(self, idx_n: np.ndarray) -> Block:
+        """Rows from the buffer; from the file where one of them is not in it."""
+        if self._present is not None and len(idx_n):
+            at_n = np.searchsorted(self._present.idx_n, idx_n).clip(max=len(self._present.idx_n) - 1)
+            if (self._present.idx_n[at_n] == idx_n).all():
+                return self._block[at_n]
+        return self.on_disk.rows(idx_n)
+
+    def _turn(self, step: int) -> None:
+        wanted = self.order.buffer_at(step)
+        if self._next is None or self._next[0].number != wanted.number:
+            self._ask(wanted)
+        assert self._next is not None
+        self._block = None  # before the next one is waited for, as that one's reader may just be putting it together
+        self._present, reading = self._next
+        self._block, self._next = reading.result(), None
+        if self._present.last < self.n_steps:
+            self._ask(self.order.buffer_at(self._present.last))
+
+    def _ask(self, buffer: Buffer) -> None:
+        held = self._present
+        if held is not None and self._block is not None and np.array_equal(held.idx_n, buffer.idx_n):
+            # All training cells fit into one buffer: it stays for good.
+            same: Future = Future()
+            same.set_result(self._block)
+            self._next = buffer, same
+            return
+        waiting = 0 if held is None or self._block is None else len(held.idx_n)
+        self.most_rows = max(self.most_rows, waiting + len(buffer.idx_n))
+        self._next = buffer, self._thread.submit(self._fill, buffer.idx_n)
+
+    def _fill(self, idx_n: np.ndarray) -> Block:
+        """On the thread: rows in pieces, so that only the chosen genes of most of them are there at a time."""
+        pieces = []
+        for at in range(0, len(idx_n), PIECE):
+            if self._stopped:
+                return None
+            pieces.append(self._read(idx_n[at : at + PIECE]))
+        return sp.vstack(pieces, format="csr") if sp.issparse(pieces[0]) else np.concatenate(pieces)

@@ -1,0 +1,478 @@
+"""Cells that stay on disk: the same cells, in a bounded memory, in an order that is known, and nothing left open."""
+
+import gc
+import pickle
+import threading
+from collections import Counter
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import scipy.sparse as sp
+import torch
+
+import cplmix_ray.data.matrix_file as matrix_file_module
+import cplmix_ray.data.on_disk as on_disk_module
+from cplmix_ray.api import CplMixVAE
+from cplmix_ray.cli.predict_command import predict
+from cplmix_ray.cli.train_command import train
+from cplmix_ray.config.files import parse_config
+from cplmix_ray.data.backed import DiskUse, stays_on_disk
+from cplmix_ray.data.dataset import Dataset, build_dataset, read_source
+from cplmix_ray.data.on_disk import RowsOnDisk
+from cplmix_ray.data.training_set import TrainingSet
+from cplmix_ray.errors import InputError
+from cplmix_ray.run.model import TrainedModel
+from cplmix_ray.trainer.cell_order import BLOCK, BlockOrder
+from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
+from cplmix_ray.trainer.feed import Feed, Held, open_cells
+from cplmix_ray.trainer.loop import Start, train_arms
+
+CELLS, GENES = 500, 30
+
+
+def cells(n: int = CELLS, seed: int = 0) -> anndata.AnnData:
+    """Counts of three types that follow one another, as they do in files that were put together of several."""
+    rng = np.random.default_rng(seed)
+    type_n = np.sort(rng.integers(0, 3, n))
+    rate_ng = rng.gamma(0.4, 2.0, (3, GENES))[type_n] * rng.uniform(0.5, 2.0, (n, 1))
+    counts = rng.poisson(rate_ng).astype(np.float32)
+    counts[5] = 0  # a cell without any counts
+    obs = pd.DataFrame({"cell_type": [f"type {t}" for t in type_n]}, index=[f"cell_{i}" for i in range(n)])
+    return anndata.AnnData(sp.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"gene_{i}" for i in range(GENES)]))
+
+
+KINDS = {
+    "sparse": lambda x: sp.csr_matrix(x),
+    "sparse array": lambda x: sp.csr_array(x),
+    "whole numbers": lambda x: sp.csr_matrix(x).astype(np.int32),
+    "wide": lambda x: sp.csr_matrix(x).astype(np.float64),
+    "dense": lambda x: np.asarray(x),
+    "dense whole numbers": lambda x: np.asarray(x).astype(np.int64),
+}
+
+
+def saved(adata: anndata.AnnData, path: Path, kind: str = "sparse", compression: str | None = None) -> str:
+    counts = adata.X.toarray()
+    adata.X = KINDS[kind](counts)
+    adata.layers["logged"] = KINDS[kind](counts).astype(np.float32) * np.float32(0.37)
+    adata.write_h5ad(path, compression=compression)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> str:
+    return saved(cells(), tmp_path_factory.mktemp("cells") / "cells.h5ad")
+
+
+def settings(**tree):
+    model = {"n_categories": 3, "hidden": [16], "bottleneck": 6, "state_dim": 2, **tree.pop("model", {})}
+    usual = {
+        "copies": {"copies": ["gene_dropout"]},
+        "training": {"max_steps": 12, "batch_size": 32, "checkpoint_every": 5, "evaluate_every": 6, "log_every": 1},
+        "placement": {"engine": "local", "threads": 1},
+    }
+    return parse_config({**usual, **tree, "model": model})
+
+
+def built(path: str, backed: str, config=None, **given) -> Dataset:
+    return build_dataset(read_source(path, disk=DiskUse(backed), **given), config or settings())
+
+
+def dense(values) -> np.ndarray:
+    return values.toarray() if sp.issparse(values) else np.asarray(values)
+
+
+# The same cells
+
+
+SAME = {
+    "as it is": ({}, {}),
+    "of its genes, the most variable": ({}, {"input": {"hvg": 12}}),
+    "counts": ({}, {"model": {"likelihood": "nb"}, "copies": {"copies": ["thinning"]}}),
+    "a layer": ({"layer": "logged"}, {}),
+    "not normalised": ({}, {"input": {"normalise": "none"}}),
+    "some of the cells": ({"subset": 200, "seed": 3}, {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("given", SAME)
+def test_the_preparation_and_the_rows_are_those_in_memory(tmp_path, kind, given):
+    path = saved(cells(), tmp_path / "cells.h5ad", kind)
+    reading, tree = SAME[given]
+    there, here = (built(path, backed, settings(**tree), **reading) for backed in ("yes", "no"))
+    assert isinstance(there.training.values_ng, RowsOnDisk)
+    assert there.training.preparation == here.training.preparation
+    assert here.notes == there.notes[: len(here.notes)]
+    np.testing.assert_array_equal(there.training.train_idx, here.training.train_idx)
+    assert there.training.values_ng.shape == here.training.values_ng.shape
+    rng = np.random.default_rng(0)
+    for idx_n in (np.arange(there.n_cells), rng.integers(0, there.n_cells, 90), np.array([7]), np.array([], int)):
+        rows = there.training.values_ng.rows(idx_n)
+        assert sp.issparse(rows) == sp.issparse(here.training.values_ng)
+        assert rows.dtype == np.float32
+        np.testing.assert_array_equal(dense(rows), dense(here.training.values_ng[idx_n]))
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "lzf"])
+def test_a_compressed_file_is_read_too(tmp_path, compression):
+    path = saved(cells(), tmp_path / "cells.h5ad", compression=compression)
+    rows = built(path, "yes").training.values_ng.rows(np.arange(100, 300))
+    np.testing.assert_array_equal(dense(rows), dense(built(path, "no").training.values_ng[100:300]))
+
+
+@pytest.mark.parametrize("span", [3, 40])
+def test_rows_do_not_depend_on_how_many_are_read_at_once(path, monkeypatch, span):
+    rng = np.random.default_rng(1)
+    idx_n = rng.choice(CELLS, 120, replace=False)
+    values = built(path, "yes").training.values_ng
+    expected = dense(values.rows(idx_n))
+    monkeypatch.setattr(matrix_file_module, "_SPAN", span)
+    monkeypatch.setattr(matrix_file_module, "_BRIDGED", 2)
+    np.testing.assert_array_equal(dense(values.rows(idx_n)), expected)
+
+
+def test_labels_and_metadata_go_with_their_cells(tmp_path, path):
+    names = [f"cell_{i}" for i in range(0, CELLS, 3)][::-1]
+    table = tmp_path / "cells.csv"
+    pd.DataFrame({"sample_name": names, "batch": [f"b{i % 2}" for i in range(len(names))]}).to_csv(table, index=False)
+    there, here = (
+        read_source(path, labels_key="cell_type", metadata=str(table), disk=DiskUse(backed)) for backed in ("yes", "no")
+    )
+    assert there.notes == here.notes
+    assert list(there.adata.obs_names) == list(here.adata.obs_names)
+    assert there.adata.X is None
+    np.testing.assert_array_equal(there.labels_n, here.labels_n)
+    np.testing.assert_array_equal(dense(there.values_ng.rows(np.arange(20))), dense(here.values_ng[:20]))
+
+
+def test_rows_are_small_when_they_travel(path):
+    values = built(path, "yes").training.values_ng
+    assert len(pickle.dumps(values)) < 20_000
+    again = pickle.loads(pickle.dumps(values))
+    np.testing.assert_array_equal(dense(again.rows(np.arange(9))), dense(values.rows(np.arange(9))))
+
+
+def test_a_backed_object_stays_in_its_file_in_python_too(path):
+    adata = anndata.read_h5ad(path, backed="r")
+    try:
+        CplMixVAE.setup_anndata(adata, labels_key="cell_type")
+        model = CplMixVAE(adata, n_categories=3, max_steps=4, hidden=[8], batch_size=32, engine="local")
+        assert isinstance(model._source(adata).values_ng, RowsOnDisk)
+        assert 0 <= model.train()["acc"] <= 1
+        assert len(model.get_assignments()) == CELLS
+    finally:
+        adata.file.close()
+
+
+def test_auto_looks_at_the_free_memory(path, monkeypatch):
+    assert not stays_on_disk(path, None, "auto")
+    stored = sp.csr_matrix(cells().X)
+    needed = 4 * (stored.data.nbytes + stored.indices.nbytes)
+    for free, stays in ((needed + 8, False), (needed - 8, True)):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: type("Memory", (), {"available": free}))
+        assert stays_on_disk(path, None, "auto") is stays
+
+
+# The order
+
+
+@pytest.mark.parametrize(
+    ("n", "batch", "buffer"),
+    [(1000, 32, 200), (1000, 32, 10_000), (130, 128, 10), (64, 64, 64), (70, 500, 1), (3, 1, 2)],
+)
+def test_every_training_cell_comes_once_an_epoch(n, batch, buffer):
+    train_idx = np.sort(np.random.default_rng(0).choice(5 * n, n, replace=False))
+    order = BlockOrder(train_idx, batch, 7, buffer)
+    size = min(batch, n)
+    for epoch in range(3):
+        steps = range(epoch * order.batches, (epoch + 1) * order.batches)
+        seen = np.concatenate([order.batch(step) for step in steps])
+        assert len(seen) == n // size * size
+        assert len(np.unique(seen)) == len(seen)
+        assert np.isin(seen, train_idx).all()
+    first = [order.batch(step).tolist() for step in range(2 * order.batches)]
+    again = BlockOrder(train_idx, batch, 7, buffer)
+    backwards = [again.batch(step).tolist() for step in reversed(range(2 * order.batches))]
+    assert backwards[::-1] == first, "the order must be known at any step"
+    if n > 100:
+        assert BlockOrder(train_idx, batch, 8, buffer).batch(0).tolist() != first[0]
+        assert first[: order.batches] != first[order.batches :]
+
+
+def test_buffers_are_bounded_and_hold_their_minibatches():
+    order = BlockOrder(np.arange(0, 3000, 2), 32, 0, 200)
+    step, number = 0, 0
+    while step < 3 * order.batches:
+        buffer = order.buffer_at(step)
+        assert (buffer.number, buffer.first) == (number, step)
+        assert len(buffer.idx_n) <= 200
+        inside = np.concatenate([order.batch(s) for s in range(buffer.first, buffer.last)])
+        np.testing.assert_array_equal(np.sort(inside), buffer.idx_n)
+        assert all(order.buffer_at(s).number == number for s in range(buffer.first, buffer.last))
+        step, number = buffer.last, number + 1
+
+
+def test_minibatches_of_a_sorted_file_are_mixed():
+    """As in a file of a hundred thousand cells of 20 types, one type after the other.
+
+    With B blocks of 64 in a buffer a type's share in a minibatch of n cells varies as if n / (1 + n / B) of them had
+    been drawn at random.
+    """
+    n, n_types, batch, buffer = 100_000, 20, 250, 16_000
+    type_n = np.arange(n) * n_types // n
+    order = BlockOrder(np.arange(n), batch, 0, buffer)
+    share = np.array(
+        [np.bincount(type_n[order.batch(step)], minlength=n_types) / batch for step in range(order.batches)]
+    )
+    np.testing.assert_allclose(share.mean(0), 1 / n_types, atol=1e-9)
+    drawn = batch / (1 + batch / (buffer / BLOCK))
+    expected = np.sqrt((1 / n_types) * (1 - 1 / n_types) / drawn)
+    assert 0.7 * expected < share.std() < 1.15 * expected
+    assert (share > 0).mean() > 0.97, "hardly a minibatch lacks a type"
+
+
+# The feed
+
+
+def fed(data: TrainingSet, batch: int, buffer: int, n_steps: int) -> Feed:
+    return Feed(data.values_ng, BlockOrder(data.train_idx, batch, 0, buffer), n_steps)
+
+
+@pytest.mark.parametrize("start", [0, 9, 40])
+def test_the_feed_gives_the_rows_of_its_minibatches_at_a_bounded_size(path, start):
+    data = built(path, "yes").training
+    everything = dense(data.values_ng.rows(np.arange(CELLS)))
+    with fed(data, 16, 100, 60) as feed:
+        for step in range(start, 60):
+            idx_n = feed.batch(step)
+            np.testing.assert_array_equal(dense(feed.rows(idx_n)), everything[idx_n])
+        np.testing.assert_array_equal(dense(feed.rows(data.val_idx)), everything[data.val_idx])
+        assert 96 <= feed.most_rows <= 2 * 96
+
+
+def test_cells_that_fit_into_one_buffer_are_read_once(path, monkeypatch):
+    data, read = built(path, "yes").training, Counter()
+    original = RowsOnDisk._read
+    monkeypatch.setattr(
+        RowsOnDisk, "_read", lambda self, file, idx_n: (read.update(idx_n), original(self, file, idx_n))[1]
+    )
+    with fed(data, 50, 10_000, 10**6) as feed:
+        for step in range(5 * feed.order.batches):
+            feed.rows(feed.batch(step))
+    # The cells left out at the end of an epoch are others in each; here 450 training cells make nine minibatches.
+    assert set(read.values()) == {1}
+
+
+def open_things() -> tuple[int, int]:
+    gc.collect()
+    return psutil.Process().num_fds(), threading.active_count()
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "num_fds"), reason="counts open files as Unix does")
+@pytest.mark.parametrize("end", ["closed early", "ran out", "failed"])
+def test_nothing_stays_open_behind_the_loop(path, monkeypatch, end):
+    data = built(path, "yes").training
+    monkeypatch.setattr(on_disk_module, "_BUFFER_CELLS", 64)
+    before = open_things()
+    events = train_arms(settings(), data, [0, 1], torch.device("cpu"), Start())
+    if end == "failed":
+        monkeypatch.setattr(Feed, "rows", lambda self, idx_n: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            next(events)
+    else:
+        next(events)
+        assert open_things() > before
+        if end == "closed early":
+            events.close()
+        else:
+            list(events)
+    assert open_things() == before
+
+
+def test_an_error_of_the_reader_ends_the_loop_in_a_sentence(path, monkeypatch):
+    data = built(path, "yes").training
+    monkeypatch.setattr(on_disk_module, "_BUFFER_CELLS", 64)
+
+    def broken(self, file, idx_n):
+        raise InputError("Cannot read it.")
+
+    before = threading.active_count()
+    monkeypatch.setattr(RowsOnDisk, "_read", broken)
+    with pytest.raises(InputError, match="Cannot read it"):
+        list(train_arms(settings(), data, [0, 1], torch.device("cpu"), Start()))
+    assert threading.active_count() == before
+
+
+def test_a_file_that_a_worker_does_not_see_is_named(tmp_path):
+    path = saved(cells(), tmp_path / "cells.h5ad")
+    data = built(path, "yes").training
+    Path(path).unlink()
+    with pytest.raises(InputError, match=r"no file .*cells\.h5ad here; .*--backed no"):
+        list(train_arms(settings(), data, [0, 1], torch.device("cpu"), Start()))
+
+
+# Training
+
+
+def events_of(data: TrainingSet, config, start: Start | None = None) -> list:
+    return list(train_arms(config, data, [0, 1], torch.device("cpu"), start or Start()))
+
+
+def assert_same_arms(one: Snapshot, other: Snapshot) -> None:
+    assert one.step == other.step
+    for arm, tensors in one.arms.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, other.arms[arm][name]), name
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "nb"])
+def test_training_is_that_in_memory_where_the_order_is(path, monkeypatch, likelihood):
+    """Losses, posteriors and weights, bit for bit: only the order of the cells is another."""
+    copies = {"copies": ["thinning" if likelihood == "nb" else "gene_dropout"]}
+    config = settings(model={"likelihood": likelihood}, copies=copies)
+    there, here = (built(path, backed, config).training for backed in ("yes", "no"))
+    on_disk = events_of(there, config)
+    order = BlockOrder(here.train_idx, config.training.batch_size, config.seed, there.values_ng.buffer_cells)
+    monkeypatch.setattr(Held, "batch", lambda self, step: order.batch(step))
+    in_memory = events_of(here, config)
+    assert [type(event) for event in on_disk] == [type(event) for event in in_memory]
+    for one, other in zip(on_disk, in_memory, strict=True):
+        if isinstance(one, Logged):
+            assert (one.per_arm, one.common) == (other.per_arm, other.common)
+        elif isinstance(one, Evaluated):
+            np.testing.assert_array_equal(one.log_q_ank, other.log_q_ank)
+        else:
+            assert_same_arms(one, other)
+
+
+def test_a_run_that_was_stopped_ends_with_the_weights_that_it_would_have_had(path, monkeypatch):
+    monkeypatch.setattr(on_disk_module, "_BUFFER_CELLS", 100)
+    config, data = settings(), built(path, "yes").training
+    whole = [event for event in events_of(data, config) if isinstance(event, Snapshot)]
+    events, saved_at = train_arms(config, data, [0, 1], torch.device("cpu"), Start()), None
+    for event in events:
+        if isinstance(event, Snapshot):
+            saved_at = event
+        if isinstance(event, Logged) and event.step == 8:
+            events.close()
+            break
+    assert saved_at is not None and saved_at.step == 5
+    rest = [e for e in events_of(data, config, Start(5, saved_at.arms)) if isinstance(e, Snapshot)]
+    assert_same_arms(rest[-1], whole[-1])
+
+
+def test_the_loop_holds_no_more_than_two_buffers(path, monkeypatch):
+    monkeypatch.setattr(on_disk_module, "_BUFFER_CELLS", 70)
+    data, config = built(path, "yes").training, settings()
+    with open_cells(data, config) as feed:
+        assert isinstance(feed, Feed)
+        for step in range(12):
+            feed.batch(step)
+        assert feed.most_rows <= 140
+
+
+# What cannot be used
+
+
+def test_neighbours_and_ensembles_are_refused_with_the_remedy(path):
+    for tree in (
+        {"copies": {"copies": ["neighbours"]}},
+        {"copies": {"neighbour_space": "ensemble"}},
+        {"alignment": {"align_steps": 3, "align_guess": 1.0}},
+    ):
+        with pytest.raises(InputError, match="--backed no"):
+            built(path, "yes", settings(**tree))
+
+
+def test_a_matrix_stored_by_genes_is_refused_with_the_remedy(tmp_path):
+    adata = cells()
+    adata.X = sp.csc_matrix(adata.X)
+    adata.write_h5ad(tmp_path / "genes.h5ad")
+    with pytest.raises(InputError, match=r"X of .*genes\.h5ad is stored by genes \(CSC\).*adata\.X = adata\.X\.tocsr"):
+        read_source(str(tmp_path / "genes.h5ad"), disk=DiskUse("yes"))
+
+
+def spoiled(path: str, value: float) -> str:
+    with h5py.File(path, "r+") as file:
+        file["X/data"][11] = value
+    return path
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_wrong_values_have_the_sentences_that_they_have_in_memory(tmp_path, value):
+    path = spoiled(saved(cells(), tmp_path / "cells.h5ad"), value)
+    for tree in ({"input": {"normalise": "log1p"}}, {"model": {"likelihood": "nb"}}):
+        said = []
+        for backed in ("no", "yes"):
+            with pytest.raises(InputError) as caught:
+                built(path, backed, settings(**tree))
+            said.append(str(caught.value))
+        assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("what", ["cut off", "no file of this kind", "short", "genes beyond", "no layer"])
+def test_broken_files_are_refused(tmp_path, what):
+    path, layer = Path(saved(cells(), tmp_path / "cells.h5ad")), None
+    if what == "cut off":
+        path.write_bytes(path.read_bytes()[:2000])
+    elif what == "no file of this kind":
+        path.write_text("cells")
+    elif what == "no layer":
+        layer = "absent"
+    else:
+        with h5py.File(path, "r+") as file:
+            if what == "short":
+                numbers = file["X/data"][:100]
+                del file["X/data"]
+                file["X/data"] = numbers
+            else:
+                file["X/indices"][3] = GENES + 4
+    with pytest.raises(InputError, match=r"cells\.h5ad") as caught:
+        built(str(path), "yes", layer=layer)
+    assert "\n" not in str(caught.value)
+
+
+# The commands
+
+
+def command(function, *words: str | Path) -> None:
+    function([str(word) for word in words])
+
+
+LINE = "--n-categories 3 --hidden 16 --bottleneck 6 --batch-size 32 --engine local --threads 1 --seed 1"
+
+
+def test_train_and_predict_leave_the_matrix_where_it_is(tmp_path, path, capsys):
+    out = tmp_path / "run"
+    line = ["--data", path, "--labels-key", "cell_type", *LINE.split(), "--out", out]
+    command(train, *line, "--backed", "yes", "--max-steps", "6")
+    assert "no expression" in capsys.readouterr().out
+    command(train, *line, "--max-steps", "9", "--resume")  # on disk, as it began
+    result = anndata.read_h5ad(out / "result.h5ad")
+    assert result.X is None and not result.layers
+    assert list(result.obs_names) == [f"cell_{i}" for i in range(CELLS)]
+    assert result.obsm["cplmix_probs"].shape == (CELLS, 3)
+    for backed in ("yes", "no"):
+        command(predict, "--run", out, "--data", path, "--out", tmp_path / f"{backed}.h5ad", "--backed", backed)
+    there, here = (anndata.read_h5ad(tmp_path / f"{backed}.h5ad") for backed in ("yes", "no"))
+    assert there.X is None and here.X is not None
+    np.testing.assert_array_equal(there.obsm["cplmix_probs"], here.obsm["cplmix_probs"])
+    np.testing.assert_array_equal(there.obsm["X_cplmix"], result.obsm["X_cplmix"])
+    with pytest.raises(InputError, match=r"input\.backed"):
+        command(train, *line, "--max-steps", "12", "--resume", "--backed", "no")
+
+
+def test_a_trained_model_takes_cells_wherever_they_are(path):
+    config = settings()
+    here = built(path, "no", config)
+    arms = next(e for e in events_of(here.training, config) if isinstance(e, Snapshot)).arms
+    model = TrainedModel.from_arms(config, here.training.preparation, arms, 5)
+    one, other = (model.infer(model.values_of(read_source(path, disk=DiskUse(b)))) for b in ("yes", "no"))
+    np.testing.assert_array_equal(one.log_q_ank, other.log_q_ank)
+    np.testing.assert_array_equal(one.state_nd, other.state_nd)
