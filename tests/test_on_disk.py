@@ -17,16 +17,21 @@ import torch
 
 import cplmix_ray.data.matrix_file as matrix_file_module
 import cplmix_ray.data.on_disk as on_disk_module
+import cplmix_ray.data.places as places_module
 from cplmix_ray.api import CplMixVAE
 from cplmix_ray.cli.predict_command import predict
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.config.files import parse_config
+from cplmix_ray.copies import build_copies
 from cplmix_ray.data.backed import DiskUse, stays_on_disk
 from cplmix_ray.data.dataset import Dataset, build_dataset, read_source
+from cplmix_ray.data.neighbours import nearest
 from cplmix_ray.data.on_disk import RowsOnDisk
-from cplmix_ray.data.training_set import TrainingSet
+from cplmix_ray.data.places import Places
+from cplmix_ray.data.training_set import TrainingSet, copies_for
 from cplmix_ray.errors import InputError
 from cplmix_ray.run.model import TrainedModel
+from cplmix_ray.scores import hungarian_accuracy
 from cplmix_ray.trainer.cell_order import BLOCK, BlockOrder
 from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
 from cplmix_ray.trainer.feed import Feed, Held, open_cells
@@ -317,6 +322,83 @@ def test_a_file_that_a_worker_does_not_see_is_named(tmp_path):
         list(train_arms(settings(), data, [0, 1], torch.device("cpu"), Start()))
 
 
+# Neighbours
+
+
+def test_neighbours_among_many_are_near_and_known_from_the_seed(monkeypatch):
+    """Where they are not sought among all, most are still of the same of 40 clumps, in a space of 6 dimensions."""
+    monkeypatch.setattr(places_module, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(places_module, "REGION_CELLS", 64)
+    rng = np.random.default_rng(0)
+    clump_n = rng.integers(0, 40, 4000)
+    points = (rng.normal(0, 5.0, (40, 6))[clump_n] + rng.normal(0, 1.0, (4000, 6))).astype(np.float32)
+    at_n = np.full(5000, -1)
+    train_idx = np.sort(rng.choice(5000, 4000, replace=False))
+    at_n[train_idx] = np.arange(4000)
+    places, again = (Places.divided(points, at_n, 5, 1000, 0) for _ in range(2))
+    buffer = np.sort(rng.choice(train_idx, 1000, replace=False))
+    near_nk = places.near(buffer)
+    np.testing.assert_array_equal(near_nk, again.near(buffer))
+    assert near_nk.shape == (1000, 5)
+    own = np.arange(1000)[:, None]
+    assert (near_nk != own).mean() > 0.99
+    assert all(len(set(row)) == 5 for row in near_nk[(near_nk != own).all(axis=1)])
+    found = points[at_n[buffer]]
+    exact = nearest(found, 5)
+    shared = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(near_nk, exact, strict=True)])
+    assert shared > 0.8, "most of the nearest are found"
+    clumps = clump_n[at_n[buffer]]
+    assert (clumps[near_nk] == clumps[:, None]).mean() > 0.95 * (clumps[exact] == clumps[:, None]).mean()
+
+
+def test_a_region_that_all_share_and_one_with_a_single_cell(monkeypatch):
+    monkeypatch.setattr(places_module, "EXACT_UP_TO", 10)
+    monkeypatch.setattr(places_module, "REGION_CELLS", 16)
+    points = np.random.default_rng(0).normal(size=(101, 3)).astype(np.float32)
+    places = Places(points, np.arange(101), np.array([0] * 100 + [1], np.int32), 4)
+    near_nk = places.near(np.arange(101))
+    assert (near_nk[100] == 100).all(), "who has no neighbour is its own"
+    assert (near_nk[:100] < 100).all()
+    assert (near_nk[:100] != np.arange(100)[:, None]).all()
+
+
+def test_copies_are_neighbours_among_the_cells_that_are_in_memory(path, monkeypatch):
+    """k neighbours or the cell itself, all equally likely; of a cell that is not in memory, itself."""
+    monkeypatch.setattr(on_disk_module, "_BUFFER_CELLS", 128)
+    config = settings(copies={"copies": ["auto"], "n_neighbours": 3})
+    data = built(path, "yes", config).training
+    with open_cells(data, config) as feed:
+        (neighbours, _) = build_copies(
+            copies_for(config, data.preparation, data.values_ng), config.copies, data, feed.stand_ins
+        )
+        idx_n = torch.as_tensor(feed.batch(0))
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.stack([neighbours.stand_in(idx_n, generator) for _ in range(2000)])
+        assert np.isin(drawn.numpy(), feed.at_hand).all()
+        for cell, seen in zip(idx_n.tolist(), drawn.T, strict=True):
+            counts = Counter(seen.tolist())
+            assert len(counts) == 4 and cell in counts
+            assert all(400 < count < 600 for count in counts.values())
+        away = torch.as_tensor(np.setdiff1d(data.train_idx, feed.at_hand)[:20])
+        assert torch.equal(neighbours.stand_in(away, generator), away)
+
+
+def test_of_more_cells_than_a_sample_each_goes_by_the_nearest(path, monkeypatch):
+    monkeypatch.setattr(on_disk_module, "SAMPLE", 150)
+    monkeypatch.setattr(on_disk_module, "_LEAST", 10)
+    config = settings(**RECIPES["an ensemble"])
+    data = built(path, "yes", config, labels_key="cell_type")
+    guess_n, train_idx = data.training.guess, data.training.train_idx
+    assert (guess_n[data.training.val_idx] == -1).all()
+    assert set(np.unique(guess_n[train_idx])) == {0, 1, 2}
+    assert hungarian_accuracy(guess_n[train_idx], np.unique(data.labels_n[train_idx], return_inverse=True)[1]) > 0.9
+    places = data.training.places
+    assert len(places.points_mp) == 150 and (places.at_n[train_idx] >= 0).all()
+    near = train_idx[places.near(train_idx)]
+    assert (data.labels_n[near] == data.labels_n[train_idx][:, None]).mean() > 0.9
+    assert len(list(train_arms(config, data.training, [0, 1], torch.device("cpu"), Start()))) > 0
+
+
 # Training
 
 
@@ -331,11 +413,21 @@ def assert_same_arms(one: Snapshot, other: Snapshot) -> None:
             assert torch.equal(tensor, other.arms[arm][name]), name
 
 
-@pytest.mark.parametrize("likelihood", ["gaussian", "nb"])
-def test_training_is_that_in_memory_where_the_order_is(path, monkeypatch, likelihood):
+RECIPES = {
+    "gaussian": {},
+    "negative binomial": {"model": {"likelihood": "nb"}, "copies": {"copies": ["thinning"]}},
+    "neighbours": {"copies": {"copies": ["auto"], "n_neighbours": 5}},
+    "an ensemble": {
+        "copies": {"copies": ["auto"], "neighbour_space": "ensemble"},
+        "alignment": {"align_steps": 4, "align_guess": 1.0},
+    },
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_training_is_that_in_memory_where_the_order_is(path, monkeypatch, recipe):
     """Losses, posteriors and weights, bit for bit: only the order of the cells is another."""
-    copies = {"copies": ["thinning" if likelihood == "nb" else "gene_dropout"]}
-    config = settings(model={"likelihood": likelihood}, copies=copies)
+    config = settings(**RECIPES[recipe])
     there, here = (built(path, backed, config).training for backed in ("yes", "no"))
     on_disk = events_of(there, config)
     order = BlockOrder(here.train_idx, config.training.batch_size, config.seed, there.values_ng.buffer_cells)
@@ -378,16 +470,6 @@ def test_the_loop_holds_no_more_than_two_buffers(path, monkeypatch):
 
 
 # What cannot be used
-
-
-def test_neighbours_and_ensembles_are_refused_with_the_remedy(path):
-    for tree in (
-        {"copies": {"copies": ["neighbours"]}},
-        {"copies": {"neighbour_space": "ensemble"}},
-        {"alignment": {"align_steps": 3, "align_guess": 1.0}},
-    ):
-        with pytest.raises(InputError, match="--backed no"):
-            built(path, "yes", settings(**tree))
 
 
 def test_a_matrix_stored_by_genes_is_refused_with_the_remedy(tmp_path):

@@ -125,8 +125,11 @@ def _select(fitted: Fitted, source: Source, counts: bool, config: Config) -> Fit
     if config.input.hvg is not None:
         ranked = source.values_ng if counts else fitted.log_values_ng
         if isinstance(ranked, RowsOnDisk):
-            ranked, said = ranked.sample(config.seed)
-            notes = (*notes, *said)
+            n = source.n_cells
+            drawn_n = ranked.drawn(n, config.seed)
+            if len(drawn_n) < n:
+                notes = (*notes, f"Genes are ranked on {len(drawn_n):,} of the {n:,} cells, drawn by the seed.")
+            ranked = ranked.rows(drawn_n)
         ranked = ranked if len(keep) == ranked.shape[1] else ranked[:, keep]
         keep = keep[highly_variable(ranked, config.input.hvg, counts)]
     names = tuple(source.adata.var_names[keep])

@@ -13,6 +13,8 @@ from cplmix_ray.data.scan import Facts, scan_rows
 NO_MATRIX = "The cells stay on disk: what is written holds obs, obsm, uns and the results, and no expression."
 SAMPLE = 20_000
 """Cells that stand for all where a method needs them in memory: ranking genes, finding components."""
+_LEAST, _SAMPLE_BYTES = 2_000, 400 << 20
+"""Cells of a sample at least, and bytes at most."""
 _BUFFER_CELLS, _BUFFER_BYTES = 65_536, 256 << 20
 """Cells that a buffer holds at most, and bytes; two buffers are there at a time."""
 
@@ -75,13 +77,17 @@ class RowsOnDisk(ReadRows):
         return self.known.smallest, self.known.largest
 
     @property
+    def bytes_a_row(self) -> float:
+        """What a row of these genes takes in memory on average, prepared."""
+        if not self.layout.sparse:
+            return 4.0 * self.shape[1]
+        stored_g = self.known.stored_g if self.genes is None else self.known.stored_g[self.genes]
+        return max(1.0, 8.0 * float(stored_g.sum()) / max(1, self.shape[0]))
+
+    @property
     def buffer_cells(self) -> int:
         """Cells of these genes that fit into one buffer."""
-        each = 4.0 * self.shape[1]
-        if self.layout.sparse:
-            stored_g = self.known.stored_g if self.genes is None else self.known.stored_g[self.genes]
-            each = 8.0 * float(stored_g.sum()) / max(1, self.shape[0])
-        return max(1, min(_BUFFER_CELLS, int(_BUFFER_BYTES / max(each, 1.0))))
+        return max(1, min(_BUFFER_CELLS, int(_BUFFER_BYTES / self.bytes_a_row)))
 
     def take(self, idx_n: np.ndarray) -> "RowsOnDisk":
         """Some of the rows alone; what was known of all is not known of them."""
@@ -96,13 +102,10 @@ class RowsOnDisk(ReadRows):
         assert self.prepare is None
         return replace(self, prepare=prepare)
 
-    def sample(self, seed: int) -> tuple[Block, tuple[str, ...]]:
-        """At most SAMPLE rows, drawn by the seed, in memory; and what to say of it."""
-        n = self.shape[0]
-        if n <= SAMPLE:
-            return self.rows(np.arange(n)), ()
-        drawn_n = np.sort(np.random.default_rng([seed, 0x5A301]).choice(n, SAMPLE, replace=False))
-        return self.rows(drawn_n), (f"Genes are ranked on {SAMPLE:,} of the {n:,} cells, drawn by the seed.",)
+    def drawn(self, n: int, seed: int) -> np.ndarray:
+        """Which of ``n`` cells stand for all of them where a method needs them in memory: all, or as many as fit."""
+        most = max(_LEAST, min(SAMPLE, int(_SAMPLE_BYTES / self.bytes_a_row)))
+        return np.arange(n) if n <= most else np.sort(np.random.default_rng([seed, 0x5A301]).choice(n, most, False))
 
     def rows(self, idx_n: np.ndarray) -> Block:
         """Some rows, CSR or dense.

@@ -8,7 +8,8 @@ import scipy.sparse as sp
 from cplmix_ray.config import Config
 from cplmix_ray.data.augmenter_file import FrozenAugmenter
 from cplmix_ray.data.lazy import LazyRows
-from cplmix_ray.data.on_disk import ReadRows, RowsOnDisk
+from cplmix_ray.data.on_disk import ReadRows
+from cplmix_ray.data.places import Places
 from cplmix_ray.data.preparation import Preparation
 from cplmix_ray.data.source import Values
 from cplmix_ray.errors import InputError
@@ -33,6 +34,8 @@ class TrainingSet:
         preparation: how the values were made.
         guess: (n,) first guess of every training cell's category, -1 for other cells; None where none is learned.
         augmenter: makes learned copies, None where there are none; it travels with the cells, as workers read no file.
+        places: where cells on disk are, from which neighbours are found among those in memory; None where copies need
+            none.
     """
 
     values_ng: Values
@@ -42,6 +45,7 @@ class TrainingSet:
     preparation: Preparation
     augmenter: FrozenAugmenter | None = None
     guess: np.ndarray | None = None
+    places: Places | None = None
 
 
 def take_rows(values_ng: Values, idx_n: np.ndarray) -> Values:
@@ -61,17 +65,16 @@ def dense_rows(values_ng: Values, idx_n: np.ndarray) -> np.ndarray:
 def copies_for(config: Config, preparation: Preparation, values_ng: Values = None) -> tuple[str, ...]:
     """The kinds of copies with 'auto' resolved for this kind of data.
 
-    Neighbours of lazy rows are not sought: each image would have to be made and compared with the others. Those of
-    rows on disk would have to be read with every minibatch.
+    Neighbours of lazy rows are not sought: each image would have to be made and compared with the others. Of
+    rows on disk, neighbours are those among the cells that are in memory together.
 
     Raises:
         InputError: a kind does not fit the data.
     """
     kinds, fitting = config.copies.copies, _FITTING[preparation.kind]
     lazy = isinstance(values_ng, LazyRows)
-    on_disk = isinstance(values_ng, RowsOnDisk)
     if kinds == ("auto",):
-        return ("affine",) if lazy else fitting[1:2] if on_disk else fitting[:2]
+        return ("affine",) if lazy else fitting[:2]
     for kind in kinds:
         if kind not in fitting and kind != "none":
             what = {"images": "images", "counts": "raw counts", "log": "log-expression"}[preparation.kind]
@@ -80,10 +83,5 @@ def copies_for(config: Config, preparation: Preparation, values_ng: Values = Non
         raise InputError(
             "--copies neighbours compares images that are all in memory, and these are made as they are read; "
             f"choose among {', '.join(fitting[1:])} and none."
-        )
-    if on_disk and "neighbours" in kinds:
-        raise InputError(
-            "--copies neighbours compares cells that are all in memory, and these stay on disk; choose among "
-            f"{', '.join(fitting[1:])} and none, or use --backed no."
         )
     return tuple(kind for kind in kinds if kind != "none")

@@ -6,7 +6,7 @@ import numpy as np
 
 from cplmix_ray.trainer.randomness import DATA
 
-BLOCK = 64
+BLOCK = 32
 """Training cells that are read in one go where cells are on disk: fewer cost more calls, more mix less well."""
 
 

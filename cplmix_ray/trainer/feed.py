@@ -11,8 +11,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from cplmix_ray.config import Config
+from cplmix_ray.copies.build import StandIns
 from cplmix_ray.data.matrix_file import Block
 from cplmix_ray.data.on_disk import ReadRows, RowsOnDisk
+from cplmix_ray.data.places import Places
 from cplmix_ray.data.source import Values
 from cplmix_ray.data.training_set import TrainingSet
 from cplmix_ray.trainer.cell_order import BlockOrder, Buffer, CellOrder
@@ -34,6 +36,14 @@ class Cells(Protocol):
     def batch(self, step: int) -> np.ndarray:
         """Rows of the minibatch of ``step``, shape (batch_size,)."""
 
+    @property
+    def at_hand(self) -> np.ndarray:
+        """Training cells that can be had at once."""
+
+    @property
+    def stand_ins(self) -> StandIns | None:
+        """Picks neighbours where cells stay on disk; None elsewhere."""
+
 
 @contextmanager
 def open_cells(data: TrainingSet, config: Config) -> Iterator[Cells]:
@@ -43,7 +53,7 @@ def open_cells(data: TrainingSet, config: Config) -> Iterator[Cells]:
         yield Held(data.values_ng, CellOrder(data.train_idx, training.batch_size, config.seed))
         return
     order = BlockOrder(data.train_idx, training.batch_size, config.seed, data.values_ng.buffer_cells)
-    with Feed(data.values_ng, order, training.steps(len(data.train_idx))) as feed:
+    with Feed(data.values_ng, order, training.steps(len(data.train_idx)), data.places) as feed:
         yield feed
 
 
@@ -57,6 +67,27 @@ class Held:
     def batch(self, step: int) -> np.ndarray:
         return self.order.batch(step)
 
+    @property
+    def at_hand(self) -> np.ndarray:
+        return self.order.train_idx
+
+    @property
+    def stand_ins(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is in memory of a buffer.
+
+    Attributes:
+        block: its rows, in ascending order.
+        near_nk: neighbours of each cell, as positions among the rows; None where copies need none.
+    """
+
+    block: Block
+    near_nk: np.ndarray | None
+
 
 class Feed(ReadRows):
     """Two buffers of bounded size, filled by a thread of its own: HDF5 and NumPy let go of Python while they work.
@@ -67,13 +98,13 @@ class Feed(ReadRows):
         most_rows: the largest number of rows that were in memory, or on their way there, at a time.
     """
 
-    def __init__(self, values_ng: RowsOnDisk, order: BlockOrder, n_steps: int):
+    def __init__(self, values_ng: RowsOnDisk, order: BlockOrder, n_steps: int, places: Places | None = None):
         self.values_ng, self.on_disk, self.order, self.n_steps = self, values_ng, order, n_steps
-        self.most_rows = 0
+        self.places, self.most_rows = places, 0
         self._stack = ExitStack()
         self._present: Buffer | None = None
-        self._block: Block = None
-        self._next: tuple[Buffer, Future] | None = None
+        self._load: Load | None = None
+        self._next: tuple[Buffer, Future[Load | None]] | None = None
         self._stopped = False
 
     def __enter__(self) -> "Feed":
@@ -83,7 +114,7 @@ class Feed(ReadRows):
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stopped = True
-        self._block = self._next = None
+        self._load = self._next = None
         self._stack.close()
 
     def batch(self, step: int) -> np.ndarray:
@@ -96,42 +127,62 @@ class Feed(ReadRows):
             self._turn(step)
         return self.order.batch(step)
 
+    @property
+    def at_hand(self) -> np.ndarray:
+        assert self._present is not None
+        return self._present.idx_n
+
     def rows(self, idx_n: np.ndarray) -> Block:
         """Rows from the buffer; from the file where one of them is not in it."""
-        if self._present is not None and len(idx_n):
-            at_n = np.searchsorted(self._present.idx_n, idx_n).clip(max=len(self._present.idx_n) - 1)
-            if (self._present.idx_n[at_n] == idx_n).all():
-                return self._block[at_n]
+        at_n, there_n = self._positions(idx_n)
+        if self._load is not None and there_n.all():
+            return self._load.block[at_n]
         return self.on_disk.rows(idx_n)
+
+    def stand_ins(self, idx_n: np.ndarray, pick_n: np.ndarray) -> np.ndarray:
+        """The picked neighbour of each cell; the cell itself where none is picked, or it is not in the buffer."""
+        assert self._load is not None and self._load.near_nk is not None
+        at_n, there_n = self._positions(idx_n)
+        k = self._load.near_nk.shape[1]
+        neighbour_n = self.at_hand[self._load.near_nk[at_n, pick_n.clip(max=k - 1)]]
+        return np.where((pick_n < k) & there_n, neighbour_n, idx_n)
+
+    def _positions(self, idx_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where cells are in the buffer, and whether they are."""
+        if self._present is None:
+            return np.zeros(len(idx_n), int), np.zeros(len(idx_n), bool)
+        at_n = np.searchsorted(self.at_hand, idx_n).clip(max=len(self.at_hand) - 1)
+        return at_n, self.at_hand[at_n] == idx_n
 
     def _turn(self, step: int) -> None:
         wanted = self.order.buffer_at(step)
         if self._next is None or self._next[0].number != wanted.number:
             self._ask(wanted)
         assert self._next is not None
-        self._block = None  # before the next one is waited for, as that one's reader may just be putting it together
-        self._present, reading = self._next
-        self._block, self._next = reading.result(), None
-        if self._present.last < self.n_steps:
-            self._ask(self.order.buffer_at(self._present.last))
+        coming, reading = self._next
+        self._present = self._load = None  # before it is waited for: the next one may be all but there
+        self._load = reading.result()
+        self._present, self._next = coming, None
+        if coming.last < self.n_steps:
+            self._ask(self.order.buffer_at(coming.last))
 
     def _ask(self, buffer: Buffer) -> None:
         held = self._present
-        if held is not None and self._block is not None and np.array_equal(held.idx_n, buffer.idx_n):
+        if held is not None and np.array_equal(held.idx_n, buffer.idx_n):
             # All training cells fit into one buffer: it stays for good.
-            same: Future = Future()
-            same.set_result(self._block)
+            same: Future[Load | None] = Future()
+            same.set_result(self._load)
             self._next = buffer, same
             return
-        waiting = 0 if held is None or self._block is None else len(held.idx_n)
-        self.most_rows = max(self.most_rows, waiting + len(buffer.idx_n))
+        self.most_rows = max(self.most_rows, len(buffer.idx_n) + (0 if held is None else len(held.idx_n)))
         self._next = buffer, self._thread.submit(self._fill, buffer.idx_n)
 
-    def _fill(self, idx_n: np.ndarray) -> Block:
+    def _fill(self, idx_n: np.ndarray) -> Load | None:
         """On the thread: rows in pieces, so that only the chosen genes of most of them are there at a time."""
         pieces = []
         for at in range(0, len(idx_n), PIECE):
             if self._stopped:
                 return None
             pieces.append(self._read(idx_n[at : at + PIECE]))
-        return sp.vstack(pieces, format="csr") if sp.issparse(pieces[0]) else np.concatenate(pieces)
+        block = sp.vstack(pieces, format="csr") if sp.issparse(pieces[0]) else np.concatenate(pieces)
+        return Load(block, None if self.places is None else self.places.near(idx_n))

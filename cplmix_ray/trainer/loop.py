@@ -70,7 +70,7 @@ def _train(
     n_steps = training.steps(len(data.train_idx))
     ours = None if start.arms is None else {arm: start.arms[arm] for arm in arms}
     worker = ArmGroup(config, data.preparation, arms, device, ours, start.step)
-    chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data)
+    chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data, cells.stand_ins)
     guess = None if data.guess is None or not config.guesses else torch.as_tensor(data.guess)
     prior = None if guess is None else log_abundances(guess[data.train_idx], config.model.n_categories).to(device)
     exercise = Exercise(config, row_reader(cells.values_ng, device), chain, n_steps, ArmSum(group), prior)
@@ -86,7 +86,7 @@ def _train(
         shown = last or done % training.evaluate_every == 0 or done % training.checkpoint_every == 0
         first_stage = config.alignment.align_steps
         if config.model.overcluster > 1 and (done == first_stage or (done < first_stage and shown)):
-            merge_categories(worker, exercise, data.train_idx, done)
+            merge_categories(worker, exercise, cells.at_hand, done)
         if done % training.log_every == 0 or last:
             per_arm = {name: value.tolist() for name, value in terms.items()}
             common = {
