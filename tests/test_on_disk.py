@@ -1,7 +1,10 @@
 """Cells that stay on disk: the same cells, in a bounded memory, in an order that is known, and nothing left open."""
 
 import gc
+import json
 import pickle
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -14,7 +17,9 @@ import psutil
 import pytest
 import scipy.sparse as sp
 import torch
+from anndata.io import write_elem
 
+import cplmix_ray.data.free_memory as free_memory_module
 import cplmix_ray.data.matrix_file as matrix_file_module
 import cplmix_ray.data.on_disk as on_disk_module
 import cplmix_ray.data.places as places_module
@@ -25,6 +30,7 @@ from cplmix_ray.config.files import parse_config
 from cplmix_ray.copies import build_copies
 from cplmix_ray.data.backed import DiskUse, stays_on_disk
 from cplmix_ray.data.dataset import Dataset, build_dataset, read_source
+from cplmix_ray.data.free_memory import free_memory
 from cplmix_ray.data.neighbours import nearest
 from cplmix_ray.data.on_disk import RowsOnDisk
 from cplmix_ray.data.places import Places
@@ -33,8 +39,9 @@ from cplmix_ray.errors import InputError
 from cplmix_ray.run.model import TrainedModel
 from cplmix_ray.scores import hungarian_accuracy
 from cplmix_ray.trainer.cell_order import BLOCK, BlockOrder
+from cplmix_ray.trainer.cells import Held, open_cells
 from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
-from cplmix_ray.trainer.feed import Feed, Held, open_cells
+from cplmix_ray.trainer.feed import Feed
 from cplmix_ray.trainer.loop import Start, train_arms
 
 CELLS, GENES = 500, 30
@@ -124,6 +131,15 @@ def test_the_preparation_and_the_rows_are_those_in_memory(tmp_path, kind, given)
         np.testing.assert_array_equal(dense(rows), dense(here.training.values_ng[idx_n]))
 
 
+def test_genes_ranked_on_a_sample_do_not_depend_on_the_seed(path, monkeypatch):
+    """Runs of several seeds share the cells in a machine's memory."""
+    monkeypatch.setattr(on_disk_module, "SAMPLE", 100)
+    monkeypatch.setattr(on_disk_module, "_LEAST", 10)
+    one, other = (built(path, "yes", settings(input={"hvg": 9}, seed=seed)) for seed in (0, 1))
+    assert one.training.preparation == other.training.preparation
+    assert "Genes are ranked on 100 of the 500 cells." in one.notes
+
+
 @pytest.mark.parametrize("compression", [None, "gzip", "lzf"])
 def test_a_compressed_file_is_read_too(tmp_path, compression):
     path = saved(cells(), tmp_path / "cells.h5ad", compression=compression)
@@ -182,6 +198,16 @@ def test_auto_looks_at_the_free_memory(path, monkeypatch):
     for free, stays in ((needed + 8, False), (needed - 8, True)):
         monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: type("Memory", (), {"available": free}))
         assert stays_on_disk(path, None, "auto") is stays
+
+
+def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(free_memory_module, "_GROUPS", tmp_path)
+    unlimited = free_memory()
+    for name, content in (("max", "max"), ("current", "700"), ("stat", "anon 500\ninactive_file 150\n")):
+        (tmp_path / f"memory.{name}").write_text(content)
+    assert free_memory() > unlimited / 2
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert free_memory() == 450
 
 
 # The order
@@ -246,7 +272,7 @@ def test_minibatches_of_a_sorted_file_are_mixed():
 
 
 def fed(data: TrainingSet, batch: int, buffer: int, n_steps: int) -> Feed:
-    return Feed(data.values_ng, BlockOrder(data.train_idx, batch, 0, buffer), n_steps)
+    return Feed(data.values_ng, BlockOrder(data.train_idx, batch, 0, buffer), data.val_idx, n_steps)
 
 
 @pytest.mark.parametrize("start", [0, 9, 40])
@@ -270,8 +296,16 @@ def test_cells_that_fit_into_one_buffer_are_read_once(path, monkeypatch):
     with fed(data, 50, 10_000, 10**6) as feed:
         for step in range(5 * feed.order.batches):
             feed.rows(feed.batch(step))
-    # The cells left out at the end of an epoch are others in each; here 450 training cells make nine minibatches.
+            feed.rows(data.val_idx[step % 3 :])
     assert set(read.values()) == {1}
+
+
+def test_of_many_cells_on_disk_a_part_validates(path, monkeypatch):
+    monkeypatch.setattr(on_disk_module, "SAMPLE", 20)
+    monkeypatch.setattr(on_disk_module, "_LEAST", 10)
+    data = built(path, "yes").training
+    assert (len(data.train_idx), len(data.val_idx)) == (CELLS - 20, 20)
+    assert np.isin(data.val_idx, built(path, "no").training.val_idx).all()
 
 
 def open_things() -> tuple[int, int]:
@@ -558,3 +592,45 @@ def test_a_trained_model_takes_cells_wherever_they_are(path):
     one, other = (model.infer(model.values_of(read_source(path, disk=DiskUse(b)))) for b in ("yes", "no"))
     np.testing.assert_array_equal(one.log_q_ank, other.log_q_ank)
     np.testing.assert_array_equal(one.state_nd, other.state_nd)
+
+
+# Memory
+
+
+def written_in_blocks(path: Path, n: int, g: int, density: float) -> float:
+    """Counts that were never in memory together; gives what they take there, in MB."""
+    rng, block = np.random.default_rng(0), 4000
+    with h5py.File(path, "w") as file:
+        write_elem(file, "obs", pd.DataFrame(index=[f"cell_{i}" for i in range(n)]))
+        write_elem(file, "var", pd.DataFrame(index=[f"gene_{i}" for i in range(g)]))
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        x = file.create_group("X")
+        x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": np.array([n, g])})
+        data, indices = (x.create_dataset(k, (0,), t, maxshape=(None,)) for k, t in (("data", "f4"), ("indices", "i4")))
+        ends = [0]
+        for _ in range(0, n, block):
+            row_n, gene_n = np.nonzero(rng.random((block, g), dtype=np.float32) < density)
+            data.resize((ends[-1] + len(row_n),))
+            indices.resize((ends[-1] + len(row_n),))
+            data[ends[-1] :] = rng.integers(1, 9, len(row_n)).astype(np.float32)
+            indices[ends[-1] :] = gene_n.astype(np.int32)
+            ends += (ends[-1] + np.cumsum(np.bincount(row_n, minlength=block))).tolist()
+        x["indptr"] = np.array(ends)
+        return len(data) * 8 / 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory has another unit elsewhere")
+def test_training_takes_a_part_of_the_memory_that_the_cells_would_take(tmp_path):
+    """Sizes in MB, in a process of its own."""
+    path = tmp_path / "cells.h5ad"
+    matrix = written_in_blocks(path, 100_000, 2_000, 0.3)
+    script = Path(__file__).parent / "memory_on_disk.py"
+    done = subprocess.run([sys.executable, script, path, "yes"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    print(matrix, seen)
+    assert seen["cells"] == 100_000
+    assert seen["most_rows"] <= 2 * 8192
+    assert matrix > 400
+    assert seen["grown"] < matrix / 2, "less than half of what reading them alone would take"

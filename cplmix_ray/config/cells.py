@@ -57,7 +57,9 @@ class Input(Section):
     )
     target_sum: float = Field(1e4, gt=0, description="Library size to which normalised cells are scaled.")
     hvg: int | None = Field(None, ge=2, description="Keep this many highly variable genes (needs scanpy).")
-    val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of cells kept out of training.")
+    val_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Share of cells kept out of training; of those on disk, 20,000 at most."
+    )
 
 
 class Copies(Section):

@@ -8,9 +8,9 @@ from typing import Literal
 
 import anndata
 import h5py
-import psutil
 from anndata.io import read_elem
 
+from cplmix_ray.data.free_memory import free_memory
 from cplmix_ray.data.matrix_file import Layout, layout_of, unreadable
 from cplmix_ray.errors import InputError
 
@@ -43,7 +43,7 @@ def stays_on_disk(path: str, layer: str | None, backed: Backed) -> bool:
     if backed != "auto":
         return backed == "yes"
     # A file takes at least as much in memory as on disk unless it is compressed, and then not hundreds of times that.
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if Path(path).stat().st_size * 200 < _SHARE * free:
         return False
     try:

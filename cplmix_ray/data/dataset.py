@@ -14,7 +14,7 @@ from cplmix_ray.data.on_disk import NO_MATRIX, RowsOnDisk
 from cplmix_ray.data.preparation import check_finite
 from cplmix_ray.data.read import read_input, read_source, settle_disk
 from cplmix_ray.data.source import Factors, Source
-from cplmix_ray.data.split import split_cells
+from cplmix_ray.data.split import split_source
 from cplmix_ray.data.training_set import TrainingSet, copies_for
 from cplmix_ray.errors import InputError
 
@@ -61,7 +61,7 @@ def build_dataset(source: Source, config: Config, root: str | Path = "") -> Data
             f"lower K or give more cells."
         )
     check_finite(source.values_ng, source)
-    train_idx, val_idx = split_cells(source.n_cells, config.input.val_fraction, config.seed, source.held_out_n)
+    train_idx, val_idx = split_source(source, config.input.val_fraction, config.seed)
     fitted = fit_preparation(source, config)
     kinds, augmenter = copies_for(config, fitted.preparation, fitted.values_ng), None
     if "learned" in kinds:

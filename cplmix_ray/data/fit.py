@@ -126,9 +126,9 @@ def _select(fitted: Fitted, source: Source, counts: bool, config: Config) -> Fit
         ranked = source.values_ng if counts else fitted.log_values_ng
         if isinstance(ranked, RowsOnDisk):
             n = source.n_cells
-            drawn_n = ranked.drawn(n, config.seed)
+            drawn_n = ranked.drawn(n, 0)  # as in memory, the genes of runs that differ in their seed alone are the same
             if len(drawn_n) < n:
-                notes = (*notes, f"Genes are ranked on {len(drawn_n):,} of the {n:,} cells, drawn by the seed.")
+                notes = (*notes, f"Genes are ranked on {len(drawn_n):,} of the {n:,} cells.")
             ranked = ranked.rows(drawn_n)
         ranked = ranked if len(keep) == ranked.shape[1] else ranked[:, keep]
         keep = keep[highly_variable(ranked, config.input.hvg, counts)]

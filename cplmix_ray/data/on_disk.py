@@ -12,7 +12,7 @@ from cplmix_ray.data.scan import Facts, scan_rows
 
 NO_MATRIX = "The cells stay on disk: what is written holds obs, obsm, uns and the results, and no expression."
 SAMPLE = 20_000
-"""Cells that stand for all where a method needs them in memory: ranking genes, finding components."""
+"""Cells that stand for all where a method needs them in memory: ranking genes, finding components, validation."""
 _LEAST, _SAMPLE_BYTES = 2_000, 400 << 20
 """Cells of a sample at least, and bytes at most."""
 _BUFFER_CELLS, _BUFFER_BYTES = 65_536, 256 << 20
@@ -102,9 +102,14 @@ class RowsOnDisk(ReadRows):
         assert self.prepare is None
         return replace(self, prepare=prepare)
 
+    @property
+    def sample_cells(self) -> int:
+        """Cells of these genes that may be in memory where a method needs some that stand for all."""
+        return max(_LEAST, min(SAMPLE, int(_SAMPLE_BYTES / self.bytes_a_row)))
+
     def drawn(self, n: int, seed: int) -> np.ndarray:
-        """Which of ``n`` cells stand for all of them where a method needs them in memory: all, or as many as fit."""
-        most = max(_LEAST, min(SAMPLE, int(_SAMPLE_BYTES / self.bytes_a_row)))
+        """Which of ``n`` cells stand for all of them: all, or a random sample, ascending."""
+        most = self.sample_cells
         return np.arange(n) if n <= most else np.sort(np.random.default_rng([seed, 0x5A301]).choice(n, most, False))
 
     def rows(self, idx_n: np.ndarray) -> Block:

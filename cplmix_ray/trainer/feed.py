@@ -1,79 +1,21 @@
-"""The cells of the loop's minibatches; of cells on disk a buffer serves them while the next one is read."""
+"""Rows on disk for the loop: a buffer in memory serves minibatches while the next one is read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
 
-from cplmix_ray.config import Config
-from cplmix_ray.copies.build import StandIns
 from cplmix_ray.data.matrix_file import Block
 from cplmix_ray.data.on_disk import ReadRows, RowsOnDisk
 from cplmix_ray.data.places import Places
-from cplmix_ray.data.source import Values
-from cplmix_ray.data.training_set import TrainingSet
-from cplmix_ray.trainer.cell_order import BlockOrder, Buffer, CellOrder
+from cplmix_ray.trainer.cell_order import BlockOrder, Buffer
 
 PIECE = 4096
 """Cells that the reader reads between two looks at whether it is still wanted."""
-
-
-class Cells(Protocol):
-    """Where the loop has its cells from.
-
-    Attributes:
-        values_ng: what rows are taken from while the minibatch is at work.
-    """
-
-    @property
-    def values_ng(self) -> Values: ...
-
-    def batch(self, step: int) -> np.ndarray:
-        """Rows of the minibatch of ``step``, shape (batch_size,)."""
-
-    @property
-    def at_hand(self) -> np.ndarray:
-        """Training cells that can be had at once."""
-
-    @property
-    def stand_ins(self) -> StandIns | None:
-        """Picks neighbours where cells stay on disk; None elsewhere."""
-
-
-@contextmanager
-def open_cells(data: TrainingSet, config: Config) -> Iterator[Cells]:
-    """The training cells in the order of their minibatches; nothing is left open behind it."""
-    training = config.training
-    if not isinstance(data.values_ng, RowsOnDisk):
-        yield Held(data.values_ng, CellOrder(data.train_idx, training.batch_size, config.seed))
-        return
-    order = BlockOrder(data.train_idx, training.batch_size, config.seed, data.values_ng.buffer_cells)
-    with Feed(data.values_ng, order, training.steps(len(data.train_idx)), data.places) as feed:
-        yield feed
-
-
-@dataclass(frozen=True)
-class Held:
-    """Cells that are all in memory, or made on demand."""
-
-    values_ng: Values
-    order: CellOrder
-
-    def batch(self, step: int) -> np.ndarray:
-        return self.order.batch(step)
-
-    @property
-    def at_hand(self) -> np.ndarray:
-        return self.order.train_idx
-
-    @property
-    def stand_ins(self) -> None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -94,13 +36,27 @@ class Feed(ReadRows):
 
     To be used as a context, at the end of which thread and file are gone, whatever happened.
 
+    Args:
+        order: of the training cells.
+        kept_idx: rows that are asked for again and again, ascending: they are read once, when they first are.
+        n_steps: beyond them nothing is read.
+        places: of the cells, where neighbours are wanted.
+
     Attributes:
-        most_rows: the largest number of rows that were in memory, or on their way there, at a time.
+        most_rows: the largest number of rows of buffers that were in memory, or on their way there, at a time.
     """
 
-    def __init__(self, values_ng: RowsOnDisk, order: BlockOrder, n_steps: int, places: Places | None = None):
-        self.values_ng, self.on_disk, self.order, self.n_steps = self, values_ng, order, n_steps
-        self.places, self.most_rows = places, 0
+    def __init__(
+        self,
+        on_disk: RowsOnDisk,
+        order: BlockOrder,
+        kept_idx: np.ndarray,
+        n_steps: int,
+        places: Places | None = None,
+    ):
+        self.on_disk, self.order, self.n_steps = on_disk, order, n_steps
+        self.places, self.kept_idx, self.most_rows = places, kept_idx, 0
+        self._kept: Block = None
         self._stack = ExitStack()
         self._present: Buffer | None = None
         self._load: Load | None = None
@@ -114,8 +70,12 @@ class Feed(ReadRows):
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stopped = True
-        self._load = self._next = None
+        self._load = self._next = self._kept = None
         self._stack.close()
+
+    @property
+    def values_ng(self) -> "Feed":
+        return self
 
     def batch(self, step: int) -> np.ndarray:
         """Rows of the minibatch of ``step``, whose buffer is in memory from now on.
@@ -133,26 +93,24 @@ class Feed(ReadRows):
         return self._present.idx_n
 
     def rows(self, idx_n: np.ndarray) -> Block:
-        """Rows from the buffer; from the file where one of them is not in it."""
-        at_n, there_n = self._positions(idx_n)
+        """Rows from the buffer or from those that are kept; from the file where one of them is in neither."""
+        at_n, there_n = _positions(None if self._present is None else self._present.idx_n, idx_n)
         if self._load is not None and there_n.all():
             return self._load.block[at_n]
-        return self.on_disk.rows(idx_n)
+        at_n, there_n = _positions(self.kept_idx, idx_n)
+        if not there_n.all():
+            return self.on_disk.rows(idx_n)
+        if self._kept is None:
+            self._kept = self.on_disk.rows(self.kept_idx)
+        return self._kept[at_n]
 
     def stand_ins(self, idx_n: np.ndarray, pick_n: np.ndarray) -> np.ndarray:
         """The picked neighbour of each cell; the cell itself where none is picked, or it is not in the buffer."""
         assert self._load is not None and self._load.near_nk is not None
-        at_n, there_n = self._positions(idx_n)
+        at_n, there_n = _positions(self.at_hand, idx_n)
         k = self._load.near_nk.shape[1]
         neighbour_n = self.at_hand[self._load.near_nk[at_n, pick_n.clip(max=k - 1)]]
         return np.where((pick_n < k) & there_n, neighbour_n, idx_n)
-
-    def _positions(self, idx_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where cells are in the buffer, and whether they are."""
-        if self._present is None:
-            return np.zeros(len(idx_n), int), np.zeros(len(idx_n), bool)
-        at_n = np.searchsorted(self.at_hand, idx_n).clip(max=len(self.at_hand) - 1)
-        return at_n, self.at_hand[at_n] == idx_n
 
     def _turn(self, step: int) -> None:
         wanted = self.order.buffer_at(step)
@@ -186,3 +144,11 @@ class Feed(ReadRows):
             pieces.append(self._read(idx_n[at : at + PIECE]))
         block = sp.vstack(pieces, format="csr") if sp.issparse(pieces[0]) else np.concatenate(pieces)
         return Load(block, None if self.places is None else self.places.near(idx_n))
+
+
+def _positions(among: np.ndarray | None, idx_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where rows are among others, which ascend, and whether they are."""
+    if among is None or not len(among):
+        return np.zeros(len(idx_n), int), np.zeros(len(idx_n), bool)
+    at_n = np.searchsorted(among, idx_n).clip(max=len(among) - 1)
+    return at_n, among[at_n] == idx_n

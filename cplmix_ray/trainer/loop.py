@@ -13,8 +13,8 @@ from cplmix_ray.copies import build_copies
 from cplmix_ray.coupling import ArmSum
 from cplmix_ray.data.training_set import TrainingSet, copies_for
 from cplmix_ray.trainer.arm_group import ArmGroup
+from cplmix_ray.trainer.cells import Cells, open_cells
 from cplmix_ray.trainer.events import Evaluated, Event, Logged, Snapshot
-from cplmix_ray.trainer.feed import Cells, open_cells
 from cplmix_ray.trainer.inference import posteriors
 from cplmix_ray.trainer.merging import merge_categories
 from cplmix_ray.trainer.reading import row_reader
