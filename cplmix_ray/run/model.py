@@ -1,5 +1,6 @@
 """A trained model: all arms packed, ready for cells old or new."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,10 @@ from cplmix_ray.data.preparation import Preparation, check_finite, prepare, requ
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError
 from cplmix_ray.run.folder import RunFolder
-from cplmix_ray.simplex import centre
 from cplmix_ray.trainer.arm_group import ArmGroup, resolve_likelihood
 from cplmix_ray.trainer.checkpoint import latest_checkpoint
-from cplmix_ray.trainer.inference import consensus_states, posteriors
-from cplmix_ray.trainer.reading import row_reader
+from cplmix_ray.trainer.inference import BATCH, answers
+from cplmix_ray.trainer.reading import in_order
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,7 @@ class TrainedModel:
 
     def infer(self, values_ng: Values) -> Inferred:
         """Posteriors of prepared cells."""
-        network, rows = self.group.network, row_reader(values_ng, self.group.device)
-        every = np.arange(values_ng.shape[0])
-        log_q_ank, reconstruction = posteriors(network, rows, every)
-        state_and = consensus_states(network, rows, every)
-        probs_nk = centre(torch.from_numpy(log_q_ank)).numpy()
-        return Inferred(probs_nk, log_q_ank, state_and[0], reconstruction)
+        group = self.group
+        with contextlib.closing(in_order(values_ng, BATCH, group.device)) as blocks:
+            said = answers(group.network, blocks, values_ng.shape[0])
+        return Inferred(said.probs_nk, said.log_q_ank, said.state_nd, said.reconstruction)
