@@ -23,6 +23,7 @@ import cplmix_ray.data.free_memory as free_memory_module
 import cplmix_ray.data.matrix_file as matrix_file_module
 import cplmix_ray.data.on_disk as on_disk_module
 import cplmix_ray.data.places as places_module
+import cplmix_ray.run.model as model_module
 from cplmix_ray.api import CplMixVAE
 from cplmix_ray.cli.predict_command import predict
 from cplmix_ray.cli.train_command import train
@@ -42,7 +43,9 @@ from cplmix_ray.trainer.cell_order import BLOCK, BlockOrder
 from cplmix_ray.trainer.cells import Held, open_cells
 from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
 from cplmix_ray.trainer.feed import Feed
+from cplmix_ray.trainer.inference import posteriors
 from cplmix_ray.trainer.loop import Start, train_arms
+from cplmix_ray.trainer.reading import row_reader
 
 CELLS, GENES = 500, 30
 
@@ -592,6 +595,34 @@ def test_a_trained_model_takes_cells_wherever_they_are(path):
     one, other = (model.infer(model.values_of(read_source(path, disk=DiskUse(b)))) for b in ("yes", "no"))
     np.testing.assert_array_equal(one.log_q_ank, other.log_q_ank)
     np.testing.assert_array_equal(one.state_nd, other.state_nd)
+    assert one.reconstruction == other.reconstruction
+
+
+def test_inference_reads_every_cell_once_and_leaves_out_what_is_not_wanted(path, monkeypatch):
+    monkeypatch.setattr(model_module, "BATCH", 64)
+    config, read = settings(), []
+    data = built(path, "yes", config).training
+    arms = next(e for e in events_of(data, config) if isinstance(e, Snapshot)).arms
+    model = TrainedModel.from_arms(config, data.preparation, arms, 5)
+    original = RowsOnDisk._read
+
+    def counted(self, file, idx_n):
+        read.append(idx_n)
+        return original(self, file, idx_n)
+
+    monkeypatch.setattr(RowsOnDisk, "_read", counted)
+    before = open_things()
+    whole, part = model.infer(data.values_ng), model.infer(data.values_ng, reconstruct=False)
+    assert open_things() == before
+    assert max(map(len, read)) == 64
+    np.testing.assert_array_equal(np.concatenate(read), np.tile(np.arange(CELLS), 2))
+    np.testing.assert_array_equal(part.probs_nk, whole.probs_nk)
+    np.testing.assert_array_equal(part.state_nd, whole.state_nd)
+    assert np.isfinite(whole.reconstruction).all() and np.isnan(part.reconstruction).all()
+    rows = row_reader(data.values_ng, torch.device("cpu"))
+    log_q_ank, reconstruction = posteriors(model.group.network, rows, np.arange(CELLS))
+    np.testing.assert_allclose(whole.log_q_ank, log_q_ank, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(whole.reconstruction, reconstruction, rtol=1e-5)
 
 
 # Memory

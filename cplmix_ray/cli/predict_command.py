@@ -55,7 +55,7 @@ def predict(args: list[str]) -> None:
     source = read_source(command.data, layer, None, command.subset, model.config.seed, command.metadata, disk=disk)
     for note in source.notes:
         print(note)
-    inferred = model.infer(model.values_of(source))
+    inferred = model.infer(model.values_of(source), reconstruct=False)
     scores, _ = score(inferred.log_q_ank, inferred.probs_nk, None)
     annotate(source.adata, inferred, model, scores, command.key_added)
     write_whole(out, source.adata.write_h5ad)

@@ -112,9 +112,13 @@ class TrainedModel:
         # The library size is that of all genes, as it was in training, so genes are chosen last.
         return choose_genes(prepare(source.values_ng, self.preparation), at)
 
-    def infer(self, values_ng: Values) -> Inferred:
-        """Posteriors of prepared cells."""
+    def infer(self, values_ng: Values, reconstruct: bool = True) -> Inferred:
+        """Posteriors of prepared cells.
+
+        Args:
+            reconstruct: whether the reconstruction loss is wanted, which takes half of the time; it is NaN if not.
+        """
         group = self.group
         with contextlib.closing(in_order(values_ng, BATCH, group.device)) as blocks:
-            said = answers(group.network, blocks, values_ng.shape[0])
+            said = answers(group.network, blocks, values_ng.shape[0], reconstruct)
         return Inferred(said.probs_nk, said.log_q_ank, said.state_nd, said.reconstruction)
