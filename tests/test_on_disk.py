@@ -36,6 +36,9 @@ from cplmix_ray.data.neighbours import nearest
 from cplmix_ray.data.on_disk import RowsOnDisk
 from cplmix_ray.data.places import Places
 from cplmix_ray.data.training_set import TrainingSet, copies_for
+from cplmix_ray.engine.actors import train_on_actors
+from cplmix_ray.engine.local import train_packed
+from cplmix_ray.engine.plan import Plan
 from cplmix_ray.errors import InputError
 from cplmix_ray.run.model import TrainedModel
 from cplmix_ray.scores import hungarian_accuracy
@@ -504,6 +507,24 @@ def test_the_loop_holds_no_more_than_two_buffers(path, monkeypatch):
         for step in range(12):
             feed.batch(step)
         assert feed.most_rows <= 140
+
+
+def test_arms_on_actors_read_the_file_themselves(tmp_path, ray_cluster):
+    """What travels is where the cells are; a worker that does not see them says so."""
+    path = saved(cells(), tmp_path / "cells.h5ad")
+    config = settings(**RECIPES["neighbours"])
+    data = built(path, "yes", config).training
+    apart, together = (
+        list(train(Plan("ray", workers, False, ""), config, data, Start()))
+        for train, workers in ((train_on_actors, ((0,), (1,))), (train_packed, ((0, 1),)))
+    )
+    for one, other in zip(apart, together, strict=True):
+        assert (type(one), one.step) == (type(other), other.step)
+        if isinstance(one, Logged):
+            np.testing.assert_allclose(one.per_arm["loss"], other.per_arm["loss"], rtol=1e-4)
+    Path(path).unlink()
+    with pytest.raises(InputError, match=r"no file .*cells\.h5ad here"):
+        list(train_on_actors(Plan("ray", ((0,), (1,)), False, ""), config, data, Start()))
 
 
 # What cannot be used

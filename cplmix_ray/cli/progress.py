@@ -63,8 +63,8 @@ def shown_check(wait: float = 3.0) -> Callable[[int, int], None]:
     def show(done: int, of: int) -> None:
         nonlocal shown
         if not shown and time.monotonic() - begun > wait:
-            display.begin(done, of)
-            shown = True
+            display.begin(0, of)
+            display.begun, shown = begun, True
         elif shown:
             display.advance(done, {})
         if done == of:
