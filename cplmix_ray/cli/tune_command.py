@@ -78,7 +78,8 @@ def tune(args: list[str]) -> None:
     """Search, export the best run, and say where everything is."""
     command, spec = parse_tune(args)
     # Heavy imports only now, so that --help and a wrong line answer at once.
-    from cplmix_ray.data.dataset import read_input
+    from cplmix_ray.cli.progress import shown_check
+    from cplmix_ray.data.dataset import read_input, settle_disk
     from cplmix_ray.search.conduct import MODES, conduct_search
     from cplmix_ray.search.folder import SearchFolder
     from cplmix_ray.search.space import check_space
@@ -86,7 +87,8 @@ def tune(args: list[str]) -> None:
     folder = SearchFolder(command.out or _fresh_name(spec.run.input.data))
     folder.require_room(command.resume)
     check_space(spec)
-    source = read_input(spec.run)
+    spec = spec.model_copy(update={"run": settle_disk(spec.run)})
+    source = read_input(spec.run, shown_check())
     board: list[Board] = []
 
     def announce(metric: str, plans: Sequence["Plan"], devices: "Devices", n_steps: int) -> None:

@@ -15,11 +15,11 @@ from cplmix_ray.data.training_set import TrainingSet, copies_for
 from cplmix_ray.errors import InputError
 from cplmix_ray.minibatch import Shards
 from cplmix_ray.trainer.arm_group import ArmGroup
+from cplmix_ray.trainer.cells import Cells, open_cells
 from cplmix_ray.trainer.events import Evaluated, Event, Logged, Snapshot
 from cplmix_ray.trainer.inference import posteriors
 from cplmix_ray.trainer.merging import merge_categories
 from cplmix_ray.trainer.peers import Peers
-from cplmix_ray.trainer.randomness import CellOrder
 from cplmix_ray.trainer.reading import row_reader
 from cplmix_ray.trainer.schedules import lr_at, weights_at
 from cplmix_ray.trainer.step import Exercise, draw_copies, train_step
@@ -55,24 +55,35 @@ def train_arms(
         the others tell holds no arm, and in snapshots their own generators.
 
     Raises:
-        InputError: a minibatch cannot be shared out evenly.
+        InputError: a minibatch cannot be shared out evenly, or cells that stay on disk cannot be read.
     """
+    with open_cells(data, config) as cells:
+        yield from _train(config, data, cells, arms, device, start, peers or Peers.alone(config.placement.replicas))
+
+
+def _train(
+    config: Config,
+    data: TrainingSet,
+    cells: Cells,
+    arms: Sequence[int],
+    device: torch.device,
+    start: Start,
+    peers: Peers,
+) -> Iterator[Event]:
     training = config.training
-    peers = peers or Peers.alone(config.placement.replicas)
     shards = peers.shards
     n_steps = training.steps(len(data.train_idx))
     ours = None if start.arms is None else {arm: start.arms[arm] for arm in arms}
     worker = ArmGroup(config, data.preparation, arms, device, ours, start.step, shards)
-    chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data)
+    chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data, cells.stand_ins)
     guess = None if data.guess is None or not config.guesses else torch.as_tensor(data.guess)
     prior = None if guess is None else log_abundances(guess[data.train_idx], config.model.n_categories).to(device)
-    exercise = Exercise(config, row_reader(data.values_ng, device), chain, n_steps, ArmSum(peers.arms), prior)
-    order = CellOrder(data.train_idx, training.batch_size, config.seed)
-    _require_even_shares(order.batch_size, shards.n)
+    exercise = Exercise(config, row_reader(cells.values_ng, device), chain, n_steps, ArmSum(peers.arms), prior)
+    _require_even_shares(min(training.batch_size, len(data.train_idx)), shards.n)
     begun = time.perf_counter()
 
     for step in range(start.step, n_steps):
-        idx_n = order.batch(step)
+        idx_n = cells.batch(step)
         guess_n = None if guess is None else guess[here(idx_n, shards)].to(device)
         terms, distance = train_step(worker, exercise, draw_copies(worker, exercise, idx_n), step, guess_n)
         done = step + 1
@@ -81,7 +92,7 @@ def train_arms(
         shown = last or done % training.evaluate_every == 0 or done % training.checkpoint_every == 0
         first_stage = config.alignment.align_steps
         if config.model.overcluster > 1 and (done == first_stage or (done < first_stage and shown)):
-            merge_categories(worker, exercise, data.train_idx, done)
+            merge_categories(worker, exercise, cells.at_hand, done)
         if done % training.log_every == 0 or last:
             terms, distance = whole_minibatch(terms, distance, shards)
             per_arm = {name: value.tolist() if shards.speaks else [] for name, value in terms.items()}

@@ -7,7 +7,7 @@ import torch
 
 INIT, AUGMENT, GUMBEL, STATE, DROPOUT = "init", "augment", "gumbel", "state", "dropout"
 PURPOSES = (INIT, AUGMENT, GUMBEL, STATE, DROPOUT)
-_DATA, _MERGING, _SHARD = 1000, 1001, 2000  # apart from the purposes, as these belong to no arm
+DATA, _MERGING, _SHARD = 1000, 1001, 2000  # apart from the purposes, as these belong to no arm
 
 
 def _seed(*key: int) -> int:
@@ -32,24 +32,3 @@ def arm_generators(
 def merging_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
     """For the copies from which fine categories are merged: the same for all workers, known after any restart."""
     return torch.Generator(device).manual_seed(_seed(seed, _MERGING, step))
-
-
-class CellOrder:
-    """Minibatches as a function of (seed, step): the same for all arms, and known after any restart.
-
-    Each epoch is a new permutation; its last, incomplete minibatch is left out.
-    """
-
-    def __init__(self, train_idx: np.ndarray, batch_size: int, seed: int):
-        self.train_idx, self.seed = train_idx, seed
-        self.batch_size = min(batch_size, len(train_idx))
-        self.batches = len(train_idx) // self.batch_size
-        self._epoch, self._order = -1, train_idx
-
-    def batch(self, step: int) -> np.ndarray:
-        """Rows of the minibatch of ``step``, shape (batch_size,)."""
-        epoch, at = divmod(step, self.batches)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([self.seed, _DATA, epoch]).permutation(self.train_idx)
-        return self._order[at * self.batch_size : (at + 1) * self.batch_size]
