@@ -4,7 +4,7 @@ import csv
 import fcntl
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,11 @@ def value_of(row: Mapping[str, str], name: str) -> Any:
     return usual[last]
 
 
-def read_rows(path: str | Path) -> list[Row]:
+def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS) -> list[Row]:
     """The whole rows of a file; none where there is no file.
+
+    Args:
+        columns: what the benchmark that wrote them measures.
 
     Raises:
         InputError: the file cannot be read or holds something else.
@@ -83,13 +86,16 @@ def read_rows(path: str | Path) -> list[Row]:
         return []
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     head = text.partition("\n")[0]
-    if head != ",".join(COLUMNS):
+    if head != ",".join(columns):
         raise InputError(f"{path} holds no rows of this version's benchmark (its first line differs); name another.")
     return rows
 
 
-def append_row(path: Path, figures: Mapping[str, Any]) -> None:
+def append_row(path: Path, figures: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> None:
     """Add a row in one write; the first one of a file comes with the names of the columns.
+
+    Args:
+        figures: those of ``columns`` that there are.
 
     Raises:
         InputError: it cannot be written there.
@@ -103,15 +109,15 @@ def append_row(path: Path, figures: Mapping[str, Any]) -> None:
             whole = there.rfind(b"\n") + 1
             if whole < len(there):
                 file.truncate(whole)
-            lines = [] if whole else [",".join(COLUMNS) + "\n"]
-            os.write(file.fileno(), "".join([*lines, _line(figures)]).encode())
+            lines = [] if whole else [",".join(columns) + "\n"]
+            os.write(file.fileno(), "".join([*lines, _line(figures, columns)]).encode())
     except OSError as error:
         raise InputError(f"Cannot write {path} ({error.strerror or error}).") from None
 
 
-def _line(figures: Mapping[str, Any]) -> str:
+def _line(figures: Mapping[str, Any], columns: Sequence[str]) -> str:
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow([_cell(figures.get(name)) for name in COLUMNS])
+    csv.writer(text, lineterminator="\n").writerow([_cell(figures.get(name)) for name in columns])
     return text.getvalue()
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from cplmix_ray.cli.line import Flag, parse_line
+from cplmix_ray.cli.speed_command import Speed, speed
 from cplmix_ray.errors import InputError, TrainingError
 
 
@@ -70,7 +71,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure how well cell types are found, by cplmix and by other methods, and what tells good runs without labels.
+    """Measure how well cell types are found, by cplmix and by other methods, what tells good runs without labels, and
+    how fast training is.
 
     For example: python -m cplmix_ray.bench accuracy tune_configs/bench_digits.yaml --out bench_out
     """
@@ -79,6 +81,7 @@ class Bench:
         Annotated[Accuracy, tyro.conf.subcommand("accuracy")]
         | Annotated[Rank, tyro.conf.subcommand("rank")]
         | Annotated[Curve, tyro.conf.subcommand("curve")]
+        | Annotated[Speed, tyro.conf.subcommand("speed")]
     )
 
 
@@ -92,6 +95,8 @@ def bench(args: list[str]) -> None:
             rank(command)
         case Curve():
             curve(command)
+        case Speed():
+            speed(command)
 
 
 def accuracy(command: Accuracy) -> None:

@@ -45,29 +45,31 @@ def summary(rows: Sequence[dict[str, str]]) -> None:
 
     groups = groups_of(rows)
     words = varied(groups)
-    table = _table(("name", *(["settings"] if any(words.values()) else []), "data", "method", "K", "runs"), _SHOWN)
+    table = plain_table(("name", *(["settings"] if any(words.values()) else []), "data", "method", "K", "runs"), _SHOWN)
     for group in groups:
         settings = [words[group_of(group.rows[0])]] if any(words.values()) else []
         figures = [mean_sd(group, column) for column in _SHOWN]
         names = (group["name"], *settings, group["data"], group["method"], group["n_categories"])
         table.add_row(*names, str(len(group.rows)), *figures)
-    _show(table)
+    show(table)
 
 
 def rank_table(found: Sequence["Ranking"]) -> None:
     """Rank correlations of every score with the accuracy, and what the run with the best score has."""
     from cplmix_ray.benchmark.rank import SCORES
 
-    table = _table(("score", "data"), ("runs", "Spearman with ACC", "ACC of best by score", "mean ACC", "best ACC"))
+    figures = ("runs", "Spearman with ACC", "ACC of best by score", "mean ACC", "best ACC")
+    table = plain_table(("score", "data"), figures)
     for each in found:
         rho = "-" if each.rho is None else f"{each.rho:.3f}"
-        figures = [f"{value:.3f}" for value in (each.picked, each.mean, each.best)]
+        accuracies = [f"{value:.3f}" for value in (each.picked, each.mean, each.best)]
         name = each.score if SCORES[each.score] > 0 else f"-{each.score}"
-        table.add_row(name, each.data, str(each.runs), rho, *figures)
-    _show(table)
+        table.add_row(name, each.data, str(each.runs), rho, *accuracies)
+    show(table)
 
 
-def _table(words: Sequence[str], figures: Sequence[str]) -> Table:
+def plain_table(words: Sequence[str], figures: Sequence[str]) -> Table:
+    """An empty table with columns for words and columns for figures."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in words:
         table.add_column(heading, overflow="fold")
@@ -76,6 +78,7 @@ def _table(words: Sequence[str], figures: Sequence[str]) -> Table:
     return table
 
 
-def _show(table: Table) -> None:
+def show(table: Table) -> None:
+    """Not folded to a screen where there is none."""
     console = Console()
     (console if console.is_terminal else Console(width=200)).print(table)

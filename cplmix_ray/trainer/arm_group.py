@@ -10,6 +10,7 @@ from cplmix_ray.config import Config
 from cplmix_ray.data.preparation import Preparation
 from cplmix_ray.likelihoods import LIKELIHOODS
 from cplmix_ray.minibatch import WHOLE, Shards
+from cplmix_ray.trainer.adam import Adam
 from cplmix_ray.trainer.randomness import INIT, arm_generators
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -57,7 +58,7 @@ class ArmGroup:
             self.network.draw([arm_generators(config.seed, arm, cpu, [INIT])[INIT] for arm in owners])
         self.network.to(device)
         self.network.share_out(self.shards)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.training.lr, fused=True)
+        self.optimiser = Adam(self.network.parameters(), config.training.lr)
         self.generators = [
             [arm_generators(config.seed, arm, device, shard=shard) for shard in self.shards.held] for arm in arms
         ]

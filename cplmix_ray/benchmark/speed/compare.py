@@ -1,15 +1,14 @@
 """Both steps in one process, taking turns, so that their ratio holds where the machine's speed does not."""
 
 import functools
-import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
-from cplmix_ray.benchmark.speed.machine import PeakMemory, matmul_peak, seconds_of
-from cplmix_ray.benchmark.speed.ours import OurStep, made_up_values
+from cplmix_ray.benchmark.speed.machine import matmul_peak, seconds_of
+from cplmix_ray.benchmark.speed.ours import OurStep, made_up_values, training_set
 from cplmix_ray.benchmark.speed.reference import PlainStep
 from cplmix_ray.benchmark.speed.shape import Shape
 from cplmix_ray.data.training_set import dense_rows
@@ -17,27 +16,28 @@ from cplmix_ray.data.training_set import dense_rows
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians over the rounds.
+    """What the rounds took.
 
     Attributes:
-        ours, plain: seconds a step; first: seconds of our first step.
-        peak: GFLOP/s of large float32 matrix products, measured in the same rounds.
-        ratio: median of the rounds' ratios.
+        ours, plain: seconds of a step, median.
+        first: seconds of our first step.
+        peak: GFLOP/s of large matrix products, measured in the same rounds, median.
+        ratio: plain over ours in the same round: lower quartile, median, upper quartile.
     """
 
     ours: float
     plain: float
     first: float
     peak: float
-    ratio: float
+    ratio: tuple[float, float, float]
 
 
-def compare(shape: Shape, device: torch.device, rounds: int) -> Timing:
-    """Take turns: a product of large matrices, a plain step, a step of ours."""
+def compare(shape: Shape, device: torch.device, rounds: int, peak_dtype: torch.dtype = torch.float32) -> Timing:
+    """Take turns: a step of ours, a plain step, a product of large matrices."""
     values_ng = made_up_values(shape)
     every = np.arange(values_ng.shape[0])
     plain = PlainStep(shape, torch.from_numpy(dense_rows(values_ng, every)).to(device))
-    ours = OurStep(shape, values_ng, device)
+    ours = OurStep(shape, training_set(shape, values_ng), device)
     rng = np.random.default_rng(0)
 
     def draw() -> torch.Tensor:
@@ -49,22 +49,13 @@ def compare(shape: Shape, device: torch.device, rounds: int) -> Timing:
     for _ in range(rounds):
         idx_n = draw()
         taken = [seconds_of(functools.partial(step, idx_n), device) for step in (ours, plain)]
-        times.append((*taken, matmul_peak(device)))
-    own, others, peaks = zip(*times, strict=True)
-    ratio = statistics.median(b / a for a, b in zip(own, others, strict=True))
-    return Timing(statistics.median(own), statistics.median(others), first, statistics.median(peaks), ratio)
+        times.append((*taken, matmul_peak(device, peak_dtype)))
+    own, others, peaks = (np.array(column) for column in zip(*times, strict=True))
+    low, middle, high = quartiles(others / own)
+    return Timing(float(np.median(own)), float(np.median(others)), first, float(np.median(peaks)), (low, middle, high))
 
 
-def peak_memory(shape: Shape, whose: str, device: torch.device, steps: int = 3) -> int | None:
-    """Bytes that steps take beyond arms, optimiser and data; to be called in a fresh process."""
-    values_ng = made_up_values(shape)
-    idx_n = torch.arange(shape.cells)
-    if whose == "plain":
-        filled = values_ng.toarray() if sp.issparse(values_ng) else values_ng
-        step: OurStep | PlainStep = PlainStep(shape, torch.from_numpy(filled).to(device))
-    else:
-        step = OurStep(shape, values_ng, device)
-    watch = PeakMemory(device)
-    for _ in range(steps):
-        step(idx_n)
-    return watch.taken()
+def quartiles(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile."""
+    low, middle, high = (float(value) for value in np.quantile(values, (0.25, 0.5, 0.75)))
+    return low, middle, high

@@ -1,12 +1,19 @@
 """What the machine can do, and what a process holds."""
 
+import contextlib
+import functools
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-_SIDE, _TRIES = 2048, 5
+_SIDES = {"cpu": (512, 1024), "cuda": (8192,)}
+"""Of square matrices on which a device comes near its best: a processor where they fit its cache, a GPU beyond that."""
+_TRIES = 5
+_EMULATED = 3.0
+"""Arithmetic of half the bits that takes so many times as long is none of the device's own."""
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
@@ -25,10 +32,40 @@ def _finish(device: torch.device) -> None:
 
 def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
     """The best GFLOP/s of square matrix products."""
-    a, b = (torch.randn(_SIDE, _SIDE, device=device).to(dtype) for _ in range(2))
+    return max(2.0 * side**3 / _product_seconds(side, device, dtype) / 1e9 for side in _SIDES[device.type])
+
+
+def _product_seconds(side: int, device: torch.device, dtype: torch.dtype) -> float:
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    best = min(seconds_of(lambda: torch.mm(a, b, out=out), device) for _ in range(_TRIES))
-    return 2.0 * _SIDE**3 / best / 1e9
+    return min(seconds_of(lambda: torch.mm(a, b, out=out), device) for _ in range(_TRIES))
+
+
+@functools.cache
+def emulates_16_bits(device: torch.device) -> float | None:
+    """How many times as long a product in bfloat16 takes as in float32 where the device has no arithmetic for it;
+    None where it has."""
+    short, long = (_product_seconds(512, device, dtype) for dtype in (torch.bfloat16, torch.float32))
+    return short / long if short > _EMULATED * long else None
+
+
+def chip_name(device: torch.device) -> str:
+    """The GPU, or the CPU's kind of arithmetic and how many cores may be used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{torch.backends.cpu.get_cpu_capability()} x {cores}"
+
+
+@contextlib.contextmanager
+def threads_set(n: int) -> Iterator[None]:
+    """That many torch threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class PeakMemory:

@@ -1,5 +1,6 @@
 """A step of Eq. 7 as one would write it first, to compare with: one arm after the other, dense input, a pass over all
-values for every term of the loss, every pair of arms compared, Adam with its defaults."""
+values for every term of the loss, every pair of arms compared, Adam with its defaults. With the same weights and noise
+its loss and gradients are those of the package's step, which a test holds: the two differ in speed alone."""
 
 from collections.abc import Sequence
 from itertools import combinations, pairwise
@@ -10,6 +11,9 @@ from torch.nn.functional import gumbel_softmax, mse_loss
 
 from cplmix_ray.benchmark.speed.shape import Shape
 
+_EPS = 1e-3
+"""As in ``arm.layers``."""
+
 
 class PlainArm(nn.Module):
     """One autoencoder of torch.nn's own layers, with the widths of ``arm.PackedArms``."""
@@ -19,7 +23,7 @@ class PlainArm(nn.Module):
         k, d, b = shape.n_categories, shape.state_dim, shape.bottleneck
         self.dropout = nn.Dropout(shape.dropout)
         self.encoder = _layers([shape.genes, *shape.hidden, b])
-        self.bottleneck_norm = nn.BatchNorm1d(b, affine=False)
+        self.bottleneck_norm = nn.BatchNorm1d(b, eps=_EPS, affine=False)
         self.category, self.state = nn.Linear(b, k), nn.Linear(b + k, 2 * d)
         self.decoder = _layers([k + d, b, *reversed(shape.hidden)])
         self.output = nn.Linear(shape.hidden[0], shape.genes)
@@ -38,7 +42,7 @@ class PlainArm(nn.Module):
 def _layers(widths: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):
-        layers += [nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), nn.ReLU()]
+        layers += [nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out, eps=_EPS), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
@@ -51,7 +55,7 @@ def plain_loss(cells: Sequence[Tensor], outputs: Sequence[tuple[Tensor, ...]]) -
         entropy = -(log_q_nk.exp() * log_q_nk).sum(-1).mean()
         total = total + max(n_arms - 1, 1) * (reconstruction + kl - entropy)
     for (one_nk, *_), (other_nk, *_) in combinations(outputs, 2):
-        one_u, other_u = (log_q_nk / log_q_nk.exp().std(0) for log_q_nk in (one_nk, other_nk))
+        one_u, other_u = (log_q_nk / log_q_nk.exp().std(0, correction=0) for log_q_nk in (one_nk, other_nk))
         total = total + (one_u - other_u).square().sum(-1).mean()
     return total
 

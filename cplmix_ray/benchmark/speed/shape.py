@@ -60,7 +60,7 @@ class Shape:
         """The same of the step as it is done here: the output layer meets the cells in two products and not in three,
         and what is zero in sparse cells is left out."""
         last = self.hidden[0]
-        gram = 2 * 2.0 * self.genes * last * last
+        gram = 2 * 2.0 * (self.genes + self.cells) * last * last  # W'W and h'h, and their products with h and W
         return self.n_arms * (4 * self._gene_product(self.density) + gram + self._inner_flop())
 
     def _gene_product(self, density: float) -> float:
