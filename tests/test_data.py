@@ -635,7 +635,7 @@ def test_a_training_set_carries_no_labels():
     assert set(source.labels_n) == {"secret_0", "secret_1", "secret_2"}
     training = build_dataset(source, settings()).training
     fields = {field.name for field in dataclasses.fields(TrainingSet)}
-    assert fields == {"values_ng", "train_idx", "val_idx", "neighbours", "preparation", "augmenter", "guess"}
+    assert fields == {"values_ng", "train_idx", "val_idx", "neighbours", "preparation", "augmenter", "guess", "places"}
     assert b"secret" not in pickle.dumps(training)
 
 
