@@ -509,22 +509,28 @@ def test_the_loop_holds_no_more_than_two_buffers(path, monkeypatch):
         assert feed.most_rows <= 140
 
 
-def test_arms_on_actors_read_the_file_themselves(tmp_path, ray_cluster):
-    """What travels is where the cells are; a worker that does not see them says so."""
-    path = saved(cells(), tmp_path / "cells.h5ad")
+ACTORS = Plan("ray", ((0,), (1,)), False, "")
+
+
+def test_arms_on_actors_read_the_file_themselves(path, ray_cluster):
+    """What travels is where the cells are."""
     config = settings(**RECIPES["neighbours"])
     data = built(path, "yes", config).training
-    apart, together = (
-        list(train(Plan("ray", workers, False, ""), config, data, Start()))
-        for train, workers in ((train_on_actors, ((0,), (1,))), (train_packed, ((0, 1),)))
-    )
+    apart = list(train_on_actors(ACTORS, config, data, Start()))
+    together = list(train_packed(Plan("ray", ((0, 1),), False, ""), config, data, Start()))
     for one, other in zip(apart, together, strict=True):
         assert (type(one), one.step) == (type(other), other.step)
         if isinstance(one, Logged):
             np.testing.assert_allclose(one.per_arm["loss"], other.per_arm["loss"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_see_the_file_says_so(tmp_path, ray_cluster):
+    path = saved(cells(), tmp_path / "cells.h5ad")
+    data = built(path, "yes").training
     Path(path).unlink()
     with pytest.raises(InputError, match=r"no file .*cells\.h5ad here"):
-        list(train_on_actors(Plan("ray", ((0,), (1,)), False, ""), config, data, Start()))
+        list(train_on_actors(ACTORS, settings(), data, Start()))
 
 
 # What cannot be used
