@@ -10,12 +10,12 @@ from scipy.stats import spearmanr
 
 from cplmix_ray.cli.simulate_command import simulate as simulate_command
 from cplmix_ray.errors import InputError
-from cplmix_ray.simulator import Simulation, simulate
 from cplmix_ray.simulator.abundance import abundances
 from cplmix_ray.simulator.counts import expected_counts, sample_counts, share_of_nonzero
 from cplmix_ray.simulator.expression import along_state, state_effects, type_programmes
 from cplmix_ray.simulator.names import gene_names, subclass_names
-from cplmix_ray.simulator.simulate import draw_truth
+from cplmix_ray.simulator.settings import Simulation
+from cplmix_ray.simulator.simulate import draw_truth, simulate
 from cplmix_ray.simulator.tree import Tree, random_tree
 from cplmix_ray.simulator.tree_file import read_tree
 

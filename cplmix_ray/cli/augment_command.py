@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 from cplmix_ray.cli.line import parse_line, peek
+from cplmix_ray.cli.loading import loading
 from cplmix_ray.cli.progress import Display, shown_check
 from cplmix_ray.config.augment import AugmentConfig
 from cplmix_ray.config.files import load_augment
@@ -43,10 +44,11 @@ def augment(args: list[str]) -> None:
     config, display = command.settings, Display()
     out = Path(command.out) if command.out else _fresh_name(config.input.data)
     # Heavy imports only now, so that --help and a wrong line answer at once.
-    import torch
+    with loading():
+        import torch
 
-    from cplmix_ray.data.dataset import read_input
-    from cplmix_ray.run.augment import conduct_augmenter, prepare_task, require_room
+        from cplmix_ray.data.dataset import read_input
+        from cplmix_ray.run.augment import conduct_augmenter, prepare_task, require_room
 
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("There is no GPU for --device cuda; use --device cpu or leave it out.")

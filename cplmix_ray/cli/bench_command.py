@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from cplmix_ray.cli.line import Flag, parse_line
+from cplmix_ray.cli.loading import loading
 from cplmix_ray.cli.speed_command import Speed, speed
 from cplmix_ray.errors import InputError, TrainingError
 
@@ -115,11 +116,12 @@ def accuracy(command: Accuracy) -> None:
     data_dir = Path(command.data_dir) if command.data_dir else None
     jobs = jobs_of(entries, Path(command.bench).parent, data_dir, command.seeds)
     # Heavy imports only now, so that --help and a wrong line answer at once.
-    from cplmix_ray.benchmark.conduct import conduct_benchmark, without_row
-    from cplmix_ray.benchmark.rows import key_of, read_rows
-    from cplmix_ray.benchmark.run import Place
-    from cplmix_ray.cli.bench_table import Progress, summary
-    from cplmix_ray.run.folder import require_writable
+    with loading():
+        from cplmix_ray.benchmark.conduct import conduct_benchmark, without_row
+        from cplmix_ray.benchmark.rows import key_of, read_rows
+        from cplmix_ray.benchmark.run import Place
+        from cplmix_ray.cli.bench_table import Progress, summary
+        from cplmix_ray.run.folder import require_writable
 
     out = Path(command.out)
     rows = Path(command.rows) if command.rows else out / "rows.csv"

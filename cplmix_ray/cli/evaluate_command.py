@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from cplmix_ray.cli.line import parse_line
+from cplmix_ray.cli.loading import loading
 from cplmix_ray.cli.progress import shown_check
 from cplmix_ray.cli.table import score_line
 from cplmix_ray.config import load_config
@@ -40,11 +41,12 @@ class Evaluate:
 def evaluate(args: list[str]) -> None:
     """Infer, score the consensus and every arm, write the scores, and say where they are."""
     command = parse_line(Evaluate, args, "evaluate")
-    from cplmix_ray.data.backed import DiskUse
-    from cplmix_ray.data.dataset import read_source
-    from cplmix_ray.run.folder import require_writable, write_json
-    from cplmix_ray.run.model import TrainedModel
-    from cplmix_ray.scores import disentanglement, score, state_scores
+    with loading():
+        from cplmix_ray.data.backed import DiskUse
+        from cplmix_ray.data.dataset import read_source
+        from cplmix_ray.run.folder import require_writable, write_json
+        from cplmix_ray.run.model import TrainedModel
+        from cplmix_ray.scores import disentanglement, score, state_scores
 
     model = TrainedModel.load(command.run)
     given = load_config(command.config).input if command.config else model.config.input

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cplmix_ray.cli.line import parse_line
+from cplmix_ray.cli.loading import loading
 from cplmix_ray.cli.progress import Display
 from cplmix_ray.simulator.settings import Simulation
 
@@ -26,8 +27,9 @@ def simulate(args: list[str]) -> None:
     """Draw, write, and say where it is."""
     command = parse_line(Simulate, args, "simulate")
     settings, out = command.settings, Path(command.out)
-    from cplmix_ray import simulator
-    from cplmix_ray.run.folder import require_writable, write_whole
+    with loading():
+        from cplmix_ray.run.folder import require_writable, write_whole
+        from cplmix_ray.simulator import simulate as simulator
 
     require_writable(out.parent)
     display = Display(unit="cell")

@@ -6,6 +6,7 @@ from typing import Any
 
 from cplmix_ray.benchmark.speed.case import Case, Device, Where, cases_of
 from cplmix_ray.benchmark.speed.shape import Shape
+from cplmix_ray.cli.loading import loading
 from cplmix_ray.config.arms import Precision
 from cplmix_ray.errors import InputError, TrainingError
 
@@ -65,11 +66,12 @@ def speed(command: Speed) -> None:
     usual = Case(Shape(hidden=command.hidden), device=command.device, rounds=command.rounds)
     cases = list(cases_of(usual, {name: getattr(command, name) for name in _OVER}))
     # Heavy imports only now, so that --help and a wrong line answer at once.
-    from cplmix_ray.benchmark.rows import read_rows
-    from cplmix_ray.benchmark.speed.case import COLUMNS, key_of
-    from cplmix_ray.benchmark.speed.measure import emulated, measure_all, resolved, without_row
-    from cplmix_ray.cli.speed_table import speed_table
-    from cplmix_ray.run.folder import require_writable
+    with loading():
+        from cplmix_ray.benchmark.rows import read_rows
+        from cplmix_ray.benchmark.speed.case import COLUMNS, key_of
+        from cplmix_ray.benchmark.speed.measure import emulated, measure_all, resolved, without_row
+        from cplmix_ray.cli.speed_table import speed_table
+        from cplmix_ray.run.folder import require_writable
 
     rows = Path(command.out)
     rows = rows if rows.suffix == ".csv" else rows / "speed.csv"

@@ -10,6 +10,7 @@ import tyro
 
 from cplmix_ray.cli.board import Board, score_words
 from cplmix_ray.cli.line import Flag, parse_line
+from cplmix_ray.cli.loading import loading
 from cplmix_ray.config import Config
 from cplmix_ray.config.files import load_search, parse_search
 from cplmix_ray.config.search import Search, SearchConfig, default_search
@@ -78,11 +79,12 @@ def tune(args: list[str]) -> None:
     """Search, export the best run, and say where everything is."""
     command, spec = parse_tune(args)
     # Heavy imports only now, so that --help and a wrong line answer at once.
-    from cplmix_ray.cli.progress import shown_check
-    from cplmix_ray.data.dataset import read_input, settle_disk
-    from cplmix_ray.search.conduct import MODES, conduct_search
-    from cplmix_ray.search.folder import SearchFolder
-    from cplmix_ray.search.space import check_space
+    with loading():
+        from cplmix_ray.cli.progress import shown_check
+        from cplmix_ray.data.dataset import read_input, settle_disk
+        from cplmix_ray.search.conduct import MODES, conduct_search
+        from cplmix_ray.search.folder import SearchFolder
+        from cplmix_ray.search.space import check_space
 
     folder = SearchFolder(command.out or _fresh_name(spec.run.input.data))
     folder.require_room(command.resume)
