@@ -43,12 +43,12 @@ from cplmix_ray.errors import InputError
 from cplmix_ray.run.model import TrainedModel
 from cplmix_ray.scores import hungarian_accuracy
 from cplmix_ray.trainer.cell_order import BLOCK, BlockOrder
-from cplmix_ray.trainer.cells import Held, open_cells
 from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
 from cplmix_ray.trainer.feed import Feed
 from cplmix_ray.trainer.inference import posteriors
 from cplmix_ray.trainer.loop import Start, train_arms
 from cplmix_ray.trainer.reading import row_reader
+from cplmix_ray.trainer.supply import Held, open_supply
 
 CELLS, GENES = 500, 30
 
@@ -407,7 +407,7 @@ def test_copies_are_neighbours_among_the_cells_that_are_in_memory(path, monkeypa
     monkeypatch.setattr(on_disk_module, "_BUFFER_CELLS", 128)
     config = settings(copies={"copies": ["auto"], "n_neighbours": 3})
     data = built(path, "yes", config).training
-    with open_cells(data, config) as feed:
+    with open_supply(data, config) as feed:
         (neighbours, _) = build_copies(
             copies_for(config, data.preparation, data.values_ng), config.copies, data, feed.stand_ins
         )
@@ -502,7 +502,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_that_it_would_have_had(pat
 def test_the_loop_holds_no_more_than_two_buffers(path, monkeypatch):
     monkeypatch.setattr(on_disk_module, "_BUFFER_CELLS", 70)
     data, config = built(path, "yes").training, settings()
-    with open_cells(data, config) as feed:
+    with open_supply(data, config) as feed:
         assert isinstance(feed, Feed)
         for step in range(12):
             feed.batch(step)

@@ -6,8 +6,9 @@ import numpy as np
 
 from cplmix_ray.config import Config
 from cplmix_ray.data.alike_on_disk import places_and_guess
+from cplmix_ray.data.components import principal_components
 from cplmix_ray.data.fit import Fitted
-from cplmix_ray.data.neighbours import nearest, principal_components
+from cplmix_ray.data.neighbours import nearest
 from cplmix_ray.data.on_disk import RowsOnDisk
 from cplmix_ray.data.partitions import ensemble_of
 from cplmix_ray.data.places import Places

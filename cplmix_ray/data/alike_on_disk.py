@@ -7,8 +7,8 @@ from sklearn.decomposition import PCA
 from usearch.index import Index
 
 from cplmix_ray.config import Config
+from cplmix_ray.data.components import fit_components, principal_components
 from cplmix_ray.data.fit import Fitted
-from cplmix_ray.data.neighbours import fit_components, principal_components
 from cplmix_ray.data.on_disk import RowsOnDisk
 from cplmix_ray.data.partitions import ensemble_of
 from cplmix_ray.data.places import Places

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.cluster import MiniBatchKMeans
 
 from cplmix_ray.data.neighbours import EXACT_UP_TO, nearest
 
@@ -34,6 +33,8 @@ class Places:
         n_regions = min(len(points_mp), -(-buffer_cells // REGION_CELLS))
         if n_regions < 2 or buffer_cells <= EXACT_UP_TO:
             return cls(points_mp, at_n, np.zeros(len(points_mp), np.int32), k)
+        from sklearn.cluster import MiniBatchKMeans  # workers know places, and need no scikit-learn to hold them
+
         means = MiniBatchKMeans(n_regions, init="random", n_init=1, batch_size=8192, max_iter=20, random_state=seed)
         return cls(points_mp, at_n, means.fit_predict(points_mp).astype(np.int32), k)
 

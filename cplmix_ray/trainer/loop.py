@@ -15,7 +15,6 @@ from cplmix_ray.data.training_set import TrainingSet, copies_for
 from cplmix_ray.errors import InputError
 from cplmix_ray.minibatch import Shards
 from cplmix_ray.trainer.arm_group import ArmGroup
-from cplmix_ray.trainer.cells import Cells, open_cells
 from cplmix_ray.trainer.events import Evaluated, Event, Logged, Snapshot
 from cplmix_ray.trainer.inference import posteriors
 from cplmix_ray.trainer.merging import merge_categories
@@ -23,6 +22,7 @@ from cplmix_ray.trainer.peers import Peers
 from cplmix_ray.trainer.reading import row_reader
 from cplmix_ray.trainer.schedules import lr_at, weights_at
 from cplmix_ray.trainer.step import Exercise, draw_copies, train_step
+from cplmix_ray.trainer.supply import Supply, open_supply
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ def train_arms(
     Raises:
         InputError: a minibatch cannot be shared out evenly, or cells that stay on disk cannot be read.
     """
-    with open_cells(data, config) as cells:
-        yield from _train(config, data, cells, arms, device, start, peers or Peers.alone(config.placement.replicas))
+    with open_supply(data, config) as supply:
+        yield from _train(config, data, supply, arms, device, start, peers or Peers.alone(config.placement.replicas))
 
 
 def _train(
     config: Config,
     data: TrainingSet,
-    cells: Cells,
+    supply: Supply,
     arms: Sequence[int],
     device: torch.device,
     start: Start,
@@ -75,15 +75,15 @@ def _train(
     n_steps = training.steps(len(data.train_idx))
     ours = None if start.arms is None else {arm: start.arms[arm] for arm in arms}
     worker = ArmGroup(config, data.preparation, arms, device, ours, start.step, shards)
-    chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data, cells.stand_ins)
+    chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data, supply.stand_ins)
     guess = None if data.guess is None or not config.guesses else torch.as_tensor(data.guess)
     prior = None if guess is None else log_abundances(guess[data.train_idx], config.model.n_categories).to(device)
-    exercise = Exercise(config, row_reader(cells.values_ng, device), chain, n_steps, ArmSum(peers.arms), prior)
+    exercise = Exercise(config, row_reader(supply.values_ng, device), chain, n_steps, ArmSum(peers.arms), prior)
     _require_even_shares(min(training.batch_size, len(data.train_idx)), shards.n)
     begun = time.perf_counter()
 
     for step in range(start.step, n_steps):
-        idx_n = cells.batch(step)
+        idx_n = supply.batch(step)
         guess_n = None if guess is None else guess[here(idx_n, shards)].to(device)
         terms, distance = train_step(worker, exercise, draw_copies(worker, exercise, idx_n), step, guess_n)
         done = step + 1
@@ -92,7 +92,7 @@ def _train(
         shown = last or done % training.evaluate_every == 0 or done % training.checkpoint_every == 0
         first_stage = config.alignment.align_steps
         if config.model.overcluster > 1 and (done == first_stage or (done < first_stage and shown)):
-            merge_categories(worker, exercise, cells.at_hand, done)
+            merge_categories(worker, exercise, supply.at_hand, done)
         if done % training.log_every == 0 or last:
             terms, distance = whole_minibatch(terms, distance, shards)
             per_arm = {name: value.tolist() if shards.speaks else [] for name, value in terms.items()}

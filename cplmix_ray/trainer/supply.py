@@ -16,7 +16,7 @@ from cplmix_ray.trainer.cell_order import BlockOrder, CellOrder
 from cplmix_ray.trainer.feed import Feed
 
 
-class Cells(Protocol):
+class Supply(Protocol):
     """Where the loop has its cells from.
 
     Attributes:
@@ -39,7 +39,7 @@ class Cells(Protocol):
 
 
 @contextmanager
-def open_cells(data: TrainingSet, config: Config) -> Iterator[Cells]:
+def open_supply(data: TrainingSet, config: Config) -> Iterator[Supply]:
     """The training cells in the order of their minibatches; nothing is left open behind it."""
     training = config.training
     if not isinstance(data.values_ng, RowsOnDisk):
