@@ -137,7 +137,7 @@ class CplMixVAE:
 
     def _infer(self, adata: anndata.AnnData | None) -> tuple[Inferred, pd.Index]:
         model, cells = self._require_trained(), self.adata if adata is None else adata
-        return model.infer(model.values_of(self._source(cells))), cells.obs_names
+        return model.infer(model.values_of(self._source(cells)), reconstruct=False), cells.obs_names
 
     def _require_trained(self) -> TrainedModel:
         if self._trained is None:

@@ -15,8 +15,8 @@ import pytest
 from sklearn.cluster import KMeans
 
 from cplmix_ray.config import load_config
+from cplmix_ray.data.components import principal_components
 from cplmix_ray.data.dataset import build_dataset, read_source
-from cplmix_ray.data.neighbours import principal_components
 from cplmix_ray.scores import label_scores
 
 pytestmark = pytest.mark.slow

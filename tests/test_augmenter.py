@@ -315,7 +315,8 @@ def test_workers_get_the_augmenter_with_the_cells_and_none_where_no_copy_is_lear
 
 OPTIONS = """
     --config --out --seed
-    --data --metadata --subset --layer --labels-key --state-key --genes --normalise --target-sum --hvg --val-fraction
+    --data --metadata --subset --backed --layer --labels-key --state-key --genes --normalise --target-sum
+    --hvg --val-fraction
     --latent-dim --noise-dim --hidden --keep-zeros --discriminator-hidden
     --alpha --gamma --triplet --fidelity --smoothness
     --max-steps --batch-size --lr --discriminator-lr --log-every --threads --device

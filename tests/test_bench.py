@@ -31,9 +31,9 @@ from cplmix_ray.benchmark.run import Place, categories_file, perform
 from cplmix_ray.benchmark.table import groups_of, mean_sd, varied
 from cplmix_ray.cli.bench_command import bench
 from cplmix_ray.config.files import parse_config
+from cplmix_ray.data.components import principal_components
 from cplmix_ray.data.dataset import build_dataset, read_source
 from cplmix_ray.data.fit import fit_preparation
-from cplmix_ray.data.neighbours import principal_components
 from cplmix_ray.errors import InputError, TrainingError
 from cplmix_ray.run.conduct import conduct
 from cplmix_ray.run.folder import RunFolder

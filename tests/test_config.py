@@ -17,7 +17,8 @@ from cplmix_ray.search.space import check_space
 # Scripts depend on these names. Adding or renaming one is a decision, and this list is where it is taken.
 TRAIN_OPTIONS = """
     --preset --config --out --resume --seed
-    --data --metadata --subset --layer --labels-key --state-key --genes --normalise --target-sum --hvg --val-fraction
+    --data --metadata --subset --backed --layer --labels-key --state-key --genes --normalise --target-sum
+    --hvg --val-fraction
     --copies --n-neighbours --neighbour-pcs --neighbour-space --rotation --zoom --shift --shear --stretch
     --content-radius --thinning-keep --drop-genes --expression-noise --augmenter
     --n-categories --n-arms --overcluster --state-dim --hidden --bottleneck --encoder-view --batch-norm --input-dropout
@@ -28,7 +29,7 @@ TRAIN_OPTIONS = """
     --max-steps --epochs --batch-size --lr --lr-schedule --lr-warmup --lam-warmup --clip
     --log-every --evaluate-every --checkpoint-every --keep-checkpoints
     --engine --arms-per-worker --device --threads --ray-address --collective-timeout --cluster-grows-to
-    --max-failures --train-storage --precision
+    --max-failures --train-storage --precision --replicas
 """
 
 OTHER = {

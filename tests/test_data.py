@@ -14,8 +14,9 @@ import scipy.sparse as sp
 import cplmix_ray.data.neighbours as neighbours_module
 from cplmix_ray.config import Config
 from cplmix_ray.config.files import parse_config
+from cplmix_ray.data.components import principal_components
 from cplmix_ray.data.dataset import build_dataset, read_source, source_from_anndata
-from cplmix_ray.data.neighbours import nearest, principal_components
+from cplmix_ray.data.neighbours import nearest
 from cplmix_ray.data.preparation import Preparation, prepare
 from cplmix_ray.data.split import split_cells
 from cplmix_ray.data.training_set import TrainingSet, copies_for, dense_rows
@@ -635,7 +636,7 @@ def test_a_training_set_carries_no_labels():
     assert set(source.labels_n) == {"secret_0", "secret_1", "secret_2"}
     training = build_dataset(source, settings()).training
     fields = {field.name for field in dataclasses.fields(TrainingSet)}
-    assert fields == {"values_ng", "train_idx", "val_idx", "neighbours", "preparation", "augmenter", "guess"}
+    assert fields == {"values_ng", "train_idx", "val_idx", "neighbours", "preparation", "augmenter", "guess", "places"}
     assert b"secret" not in pickle.dumps(training)
 
 

@@ -9,7 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 from test_stages import GUESS, assert_bitwise, config_of, planted, run, snapshots_of
 
 from cplmix_ray.config import Config
-from cplmix_ray.data import alike
+from cplmix_ray.data import partitions
 from cplmix_ray.data.cells import source_from_anndata
 from cplmix_ray.data.dataset import Dataset, build_dataset, read_source
 from cplmix_ray.data.views import views_of
@@ -115,7 +115,7 @@ def seen(monkeypatch):
         given.append((log_ng, linear_ng))
         return views_of(log_ng, linear_ng, seed)
 
-    monkeypatch.setattr(alike, "views_of", spy)
+    monkeypatch.setattr(partitions, "views_of", spy)
     return given
 
 

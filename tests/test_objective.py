@@ -77,7 +77,7 @@ def exercise_of(config: Config) -> Exercise:
 def noise_to_come(group: ArmGroup, n_cells: int) -> tuple[Tensor, Tensor]:
     """The Gumbel and Gaussian noise of the next step, from copies of the arms' generators."""
     model, gumbel, gauss = group.network.model, [], []
-    for generators in group.generators:
+    for (generators,) in group.generators:
         category, state = (torch.Generator().set_state(generators[p].get_state()) for p in (GUMBEL, STATE))
         gumbel.append(-torch.rand(n_cells, model.n_categories, generator=category).log().neg().log())
         gauss.append(torch.randn(n_cells, model.state_dim, generator=state))

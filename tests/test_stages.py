@@ -29,10 +29,10 @@ from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.run.model import TrainedModel
 from cplmix_ray.trainer import merging
 from cplmix_ray.trainer.arm_group import ArmGroup
+from cplmix_ray.trainer.cell_order import CellOrder
 from cplmix_ray.trainer.checkpoint import latest_checkpoint, write_checkpoint
 from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
 from cplmix_ray.trainer.loop import Start
-from cplmix_ray.trainer.randomness import CellOrder
 from cplmix_ray.trainer.reading import row_reader
 from cplmix_ray.trainer.schedules import aligning, weights_at
 from cplmix_ray.trainer.step import Exercise, draw_copies, train_step

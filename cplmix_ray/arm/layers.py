@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cplmix_ray.arm.gene_layers import RowsProduct
-from cplmix_ray.minibatch import Rows
+from cplmix_ray.minibatch import WHOLE, Rows, Shards
 
 
 class ArmProduct(torch.autograd.Function):
@@ -81,10 +81,11 @@ class Normalised(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x_anh: Tensor, weight_s1h: Tensor | None, bias_s1h: Tensor | None, eps: float):  # type: ignore[override]
-        mean_a1h = column_means(x_anh)
+    def forward(ctx, x_anh, weight_s1h, bias_s1h, eps: float, shards: Shards):  # type: ignore[override]
+        ctx.shards = shards
+        mean_a1h = shards.average(column_means(x_anh))
         y_anh = x_anh - mean_a1h
-        var_a1h = column_means(y_anh.square())
+        var_a1h = shards.average(column_means(y_anh.square()))
         scale_a1h = (var_a1h + eps).rsqrt()
         y_anh.mul_(scale_a1h)
         ctx.save_for_backward(y_anh, scale_a1h, weight_s1h)
@@ -96,14 +97,15 @@ class Normalised(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_anh: Tensor, *_: Tensor):  # type: ignore[override]
         y_anh, scale_a1h, weight_s1h = ctx.saved_tensors
-        mean_a1h, slope_a1h = column_means(d_anh), column_means(d_anh * y_anh)
+        here = torch.stack([column_means(d_anh), column_means(d_anh * y_anh)])
+        mean_a1h, slope_a1h = ctx.shards.average(here)
         d_x = (d_anh - mean_a1h).addcmul_(y_anh, slope_a1h, value=-1.0)
         if weight_s1h is None:
-            return d_x.mul_(scale_a1h), None, None, None
-        slopes = [each * d_anh.shape[1] for each in (slope_a1h, mean_a1h)]
+            return d_x.mul_(scale_a1h), None, None, None, None
+        d_bias, d_weight = here * d_anh.shape[1]
         if len(weight_s1h) != len(d_anh):  # shared by all arms
-            slopes = [slope.sum(0, keepdim=True) for slope in slopes]
-        return d_x.mul_(scale_a1h * weight_s1h), *slopes, None
+            d_bias, d_weight = d_bias.sum(0, keepdim=True), d_weight.sum(0, keepdim=True)
+        return d_x.mul_(scale_a1h * weight_s1h), d_weight, d_bias, None, None
 
 
 def column_means(x_anh: Tensor) -> Tensor:
@@ -115,7 +117,8 @@ def column_means(x_anh: Tensor) -> Tensor:
 class PackedBatchNorm(nn.Module):
     """Batch normalisation of every arm over its own minibatch (Ioffe and Szegedy 2015).
 
-    The running statistics are kept per arm even where the affine parameters are shared: arms see other copies.
+    Where a minibatch is shared out (``shards``), mean and variance are those of the whole. The running statistics are
+    kept per arm even where the affine parameters are shared: arms see other copies.
     """
 
     momentum, eps = 0.05, 1e-3
@@ -124,6 +127,7 @@ class PackedBatchNorm(nn.Module):
 
     def __init__(self, n_sets: int, n_arms: int, width: int, affine: bool = True):
         super().__init__()
+        self.shards = WHOLE
         self.weight = nn.Parameter(torch.ones(n_sets, 1, width)) if affine else None
         self.bias = nn.Parameter(torch.zeros(n_sets, 1, width)) if affine else None
         self.register_buffer("running_mean", torch.zeros(n_arms, 1, width))
@@ -131,7 +135,7 @@ class PackedBatchNorm(nn.Module):
 
     def forward(self, x_anh: Tensor) -> Tensor:
         if self.training:
-            y_anh, mean, var = Normalised.apply(x_anh, self.weight, self.bias, self.eps)
+            y_anh, mean, var = Normalised.apply(x_anh, self.weight, self.bias, self.eps, self.shards)
             with torch.no_grad():
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(var, self.momentum)

@@ -11,7 +11,7 @@ from cplmix_ray.arm.layers import PackedBatchNorm, PackedLinear, PackedMLP
 from cplmix_ray.config import Model
 from cplmix_ray.content import view, view_side
 from cplmix_ray.likelihoods import Likelihood
-from cplmix_ray.minibatch import Cells, DenseRows, Rows, rows_of_arms
+from cplmix_ray.minibatch import Cells, DenseRows, Rows, Shards, rows_of_arms
 
 _LOG_VAR_BOUND = 12.0
 """State variances stay within e^+-12; beyond, float32 gains nothing and one bad minibatch could overflow."""
@@ -85,6 +85,12 @@ class PackedArms(nn.Module):
             nn.Parameter(torch.zeros(n_sets, 1, shape.n_genes)) if shape.likelihood.has_dispersion else None
         )
 
+    def share_out(self, shards: Shards) -> None:
+        """From now on minibatches are shared out so."""
+        for module in self.modules():
+            if isinstance(module, PackedBatchNorm):
+                module.shards = shards
+
     def draw(self, generators: list[torch.Generator]) -> None:
         """Initialise each set of weights from the generator of the arm that owns it."""
         for arm_set, generator in enumerate(generators):
@@ -102,20 +108,21 @@ class PackedArms(nn.Module):
         self,
         cells: Cells,
         dropout: float = 0.0,
-        generators: Sequence[torch.Generator] | None = None,
+        generators: Sequence[Sequence[torch.Generator]] | None = None,
         fine: bool = False,
     ) -> Encoded:
         """q(c|x): of the K categories, or the plain softmax over the fine categories of the first stage.
 
         Args:
             cells: each arm's rows, or a tensor (A, n, g).
-            dropout: share of the inputs that are hidden, drawn from each arm's generator.
+            dropout: share of the inputs that are hidden.
+            generators: of each arm, one for each share of the minibatch that is held here.
             fine: stop at the fine categories.
         """
         rows = [self._rounded(self.encoder_input(x)) for x in rows_of_arms(cells)]
         if dropout:
             assert generators is not None
-            rows = [x.hidden(dropout, generator) for x, generator in zip(rows, generators, strict=True)]
+            rows = [x.hidden(dropout, own) for x, own in zip(rows, generators, strict=True)]
         seen, pose_an3 = self._view(rows)
         z_anb = self.bottleneck_norm(self.encoder(seen))
         logits_ank = self.category_head(z_anb)

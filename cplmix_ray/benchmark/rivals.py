@@ -13,9 +13,9 @@ import scipy.sparse as sp
 
 from cplmix_ray.benchmark.entries import Baseline
 from cplmix_ray.config import Config
+from cplmix_ray.data.components import principal_components
 from cplmix_ray.data.fit import fit_preparation
 from cplmix_ray.data.genes import columns_of
-from cplmix_ray.data.neighbours import principal_components
 from cplmix_ray.data.preparation import holds_counts
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError

@@ -9,7 +9,7 @@ import tyro
 
 from cplmix_ray.cli.line import parse_line, peek
 from cplmix_ray.cli.loading import loading
-from cplmix_ray.cli.progress import Display
+from cplmix_ray.cli.progress import Display, shown_check
 from cplmix_ray.config.augment import AugmentConfig
 from cplmix_ray.config.files import load_augment
 from cplmix_ray.errors import InputError, TrainingError
@@ -53,7 +53,7 @@ def augment(args: list[str]) -> None:
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("There is no GPU for --device cuda; use --device cpu or leave it out.")
     require_room(out)
-    source = read_input(config)
+    source = read_input(config, shown_check())
     task = prepare_task(config, source)
     for note in (*source.notes, *task.notes):
         display.say(note)

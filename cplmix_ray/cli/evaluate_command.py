@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cplmix_ray.cli.line import parse_line
 from cplmix_ray.cli.loading import loading
+from cplmix_ray.cli.progress import shown_check
 from cplmix_ray.cli.table import score_line
 from cplmix_ray.config import load_config
 from cplmix_ray.errors import InputError
@@ -22,6 +24,8 @@ class Evaluate:
     """Cells or images to score; default: those the run was trained on."""
     layer: str | None = None
     """Layer of the .h5ad to read in place of X."""
+    backed: Literal["auto", "yes", "no"] = "auto"
+    """Leave the matrix of an .h5ad on disk, as for train."""
     labels_key: str | None = None
     """Column of obs with known types; without it, only scores that need no labels."""
     metadata: str | None = None
@@ -38,6 +42,7 @@ def evaluate(args: list[str]) -> None:
     """Infer, score the consensus and every arm, write the scores, and say where they are."""
     command = parse_line(Evaluate, args, "evaluate")
     with loading():
+        from cplmix_ray.data.backed import DiskUse
         from cplmix_ray.data.dataset import read_source
         from cplmix_ray.run.folder import require_writable, write_json
         from cplmix_ray.run.model import TrainedModel
@@ -54,7 +59,8 @@ def evaluate(args: list[str]) -> None:
     metadata = command.metadata if command.metadata is not None or not own else given.metadata
     state_key = command.state_key or (given.state_key if own else ())
     name, seed = given.data if own else str(command.data), model.config.seed
-    source = read_source(name, layer, labels_key, subset, seed, metadata, state_key)
+    disk = DiskUse(command.backed, shown_check())
+    source = read_source(name, layer, labels_key, subset, seed, metadata, state_key, disk)
     inferred = model.infer(model.values_of(source))
     consensus, arms = score(inferred.log_q_ank, inferred.probs_nk, source.labels_n)
     consensus.update(state_scores(inferred.state_nd, source.truth_nm, source.labels_n, inferred.category_n))

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cplmix_ray.cli.line import parse_line
 from cplmix_ray.cli.loading import loading
+from cplmix_ray.cli.progress import shown_check
 from cplmix_ray.cli.table import score_line
 from cplmix_ray.errors import InputError
 
@@ -21,6 +23,8 @@ class Predict:
     """The .h5ad to write: the given cells with the results added."""
     layer: str | None = None
     """Layer of the .h5ad that holds the expression; default: the one the run was trained on."""
+    backed: Literal["auto", "yes", "no"] = "auto"
+    """Leave the matrix of an .h5ad on disk, as for train; the results are then written without it."""
     metadata: str | None = None
     """CSV file with what is known of the cells, as for train; cells without a line in it are left out."""
     subset: int | None = None
@@ -33,9 +37,11 @@ def predict(args: list[str]) -> None:
     """Infer, add the keys, write the file, and say where it is."""
     command = parse_line(Predict, args, "predict")
     with loading():
+        from cplmix_ray.data.backed import DiskUse
         from cplmix_ray.data.cortex import is_table
         from cplmix_ray.data.dataset import read_source
         from cplmix_ray.data.lazy import NO_PIXELS, LazyRows
+        from cplmix_ray.data.on_disk import NO_MATRIX, RowsOnDisk
         from cplmix_ray.run.annotate import annotate
         from cplmix_ray.run.folder import require_writable, write_whole
         from cplmix_ray.run.model import TrainedModel
@@ -47,14 +53,17 @@ def predict(args: list[str]) -> None:
     require_writable(out.parent)
     model = TrainedModel.load(command.run)
     layer = command.layer if command.layer is not None or is_table(command.data) else model.config.input.layer
-    source = read_source(command.data, layer, None, command.subset, model.config.seed, command.metadata)
+    disk = DiskUse(command.backed, shown_check())
+    source = read_source(command.data, layer, None, command.subset, model.config.seed, command.metadata, disk=disk)
     for note in source.notes:
         print(note)
-    inferred = model.infer(model.values_of(source))
+    inferred = model.infer(model.values_of(source), reconstruct=False)
     scores, _ = score(inferred.log_q_ank, inferred.probs_nk, None)
     annotate(source.adata, inferred, model, scores, command.key_added)
     write_whole(out, source.adata.write_h5ad)
     if isinstance(source.values_ng, LazyRows):
         print(NO_PIXELS)
+    elif isinstance(source.values_ng, RowsOnDisk):
+        print(NO_MATRIX)
     print(score_line(f"{source.n_cells} cells", scores))
     print(f"Results are in {out}: obs['{command.key_added}_category'], obsm['X_{command.key_added}'] and others.")

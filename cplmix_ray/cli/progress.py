@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -53,6 +54,23 @@ class Display:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def shown_check(wait: float = 3.0) -> Callable[[int, int], None]:
+    """Shows how far the first pass over cells on disk is, where it takes longer than ``wait`` seconds."""
+    display, begun, shown = Display("cells checked:"), time.monotonic(), False
+
+    def show(done: int, of: int) -> None:
+        nonlocal shown
+        if not shown and time.monotonic() - begun > wait:
+            display.begin(0, of)
+            display.begun, shown = begun, True
+        elif shown:
+            display.advance(done, {})
+        if done == of:
+            display.end()
+
+    return show
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ import tyro
 
 from cplmix_ray.cli.line import Flag, parse_line, peek
 from cplmix_ray.cli.loading import loading
-from cplmix_ray.cli.progress import Display
+from cplmix_ray.cli.progress import Display, shown_check
 from cplmix_ray.cli.table import score_line
 from cplmix_ray.config import Config, load_config, load_preset
 from cplmix_ray.errors import InputError
@@ -60,17 +60,18 @@ def train(args: list[str]) -> None:
         raise InputError("--resume needs --out with the folder of the run to go on with.")
     # Heavy imports only now, so that --help and a wrong line answer at once.
     with loading():
-        from cplmix_ray.data.dataset import build_dataset, read_input
+        from cplmix_ray.data.dataset import build_dataset, read_input, settle_disk
         from cplmix_ray.engine import Plan
         from cplmix_ray.run.annotate import write_result
         from cplmix_ray.run.conduct import conduct
         from cplmix_ray.run.folder import RunFolder
-        from cplmix_ray.run.resume import checkpoint_to_resume, with_kept_augmenter
+        from cplmix_ray.run.resume import checkpoint_to_resume, with_kept_augmenter, with_own_reading
 
     folder = RunFolder(command.out or _fresh_name(config.input.data))
     folder.require_room(command.resume)
     config = with_kept_augmenter(folder, config) if command.resume else config
-    source = read_input(config)
+    config = settle_disk(with_own_reading(folder, config) if command.resume else config)
+    source = read_input(config, shown_check())
     data = build_dataset(source, config)
     for note in data.notes:
         display.say(note)

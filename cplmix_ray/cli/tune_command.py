@@ -80,7 +80,8 @@ def tune(args: list[str]) -> None:
     command, spec = parse_tune(args)
     # Heavy imports only now, so that --help and a wrong line answer at once.
     with loading():
-        from cplmix_ray.data.dataset import read_input
+        from cplmix_ray.cli.progress import shown_check
+        from cplmix_ray.data.dataset import read_input, settle_disk
         from cplmix_ray.search.conduct import MODES, conduct_search
         from cplmix_ray.search.folder import SearchFolder
         from cplmix_ray.search.space import check_space
@@ -88,7 +89,8 @@ def tune(args: list[str]) -> None:
     folder = SearchFolder(command.out or _fresh_name(spec.run.input.data))
     folder.require_room(command.resume)
     check_space(spec)
-    source = read_input(spec.run)
+    spec = spec.model_copy(update={"run": settle_disk(spec.run)})
+    source = read_input(spec.run, shown_check())
     board: list[Board] = []
 
     def announce(metric: str, plans: Sequence["Plan"], devices: "Devices", n_steps: int) -> None:
@@ -147,7 +149,7 @@ def _sharing(plans: Sequence["Plan"], devices: "Devices") -> str:
     gpu = plans[0].gpu
     count, unit = (devices.gpus, "GPU") if gpu else (devices.cpus, "CPU core")
     clauses = [
-        f"{sum(map(len, plan.workers))} arm{'s' if sum(map(len, plan.workers)) > 1 else ''} on {len(plan.workers)} "
+        f"{plan.n_arms} arm{'s' if plan.n_arms > 1 else ''} on {len(plan.workers)} "
         f"({count // len(plan.workers)} at a time)"
         for plan in plans
     ]

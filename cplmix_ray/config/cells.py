@@ -36,6 +36,11 @@ class Input(Section):
         "sample_name or else the first; its columns join obs, and cells without a line are left out.",
     )
     subset: int | None = Field(None, ge=1, description="Take this many cells, drawn by the seed; default: all.")
+    backed: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="Leave the matrix of an .h5ad on disk and read it in blocks while training, at a bounded use of "
+        "memory. auto: where it would take more than a quarter of the free memory.",
+    )
     layer: str | None = Field(None, description="Layer of the .h5ad to read in place of X.")
     labels_key: str | None = Field(None, description="Column of obs with known types; used for scores only.")
     state_key: tuple[str, ...] = Field(
@@ -52,7 +57,9 @@ class Input(Section):
     )
     target_sum: float = Field(1e4, gt=0, description="Library size to which normalised cells are scaled.")
     hvg: int | None = Field(None, ge=2, description="Keep this many highly variable genes (needs scanpy).")
-    val_fraction: float = Field(0.1, ge=0, lt=1, description="Share of cells kept out of training.")
+    val_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Share of cells kept out of training; of those on disk, 20,000 at most."
+    )
 
 
 class Copies(Section):

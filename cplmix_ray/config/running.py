@@ -40,6 +40,12 @@ class Placement(Section):
         description="local: all arms in this process. ray: arms on Ray actors. ray_train: on workers of Ray Train, for "
         "long runs on clusters whose machines may be taken away. auto chooses local or ray and says why.",
     )
+    replicas: int = Field(
+        1,
+        ge=1,
+        description="Workers among which the cells of each arm's minibatch are shared out, evenly; every arm then "
+        "takes as many devices. The numbers are those of one worker with the same setting.",
+    )
     arms_per_worker: int | None = Field(None, ge=1, description="Arms packed on one Ray actor.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the arms compute.")
     threads: int | None = Field(

@@ -1,7 +1,9 @@
 """From settings to a chain of copies."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from cplmix_ray.augmenter import revive
@@ -10,22 +12,29 @@ from cplmix_ray.copies.base import Copy
 from cplmix_ray.copies.cells import GeneDropout, Thinning
 from cplmix_ray.copies.images import Affine
 from cplmix_ray.copies.learned import Learned
-from cplmix_ray.copies.neighbours import Neighbours
+from cplmix_ray.copies.neighbours import Neighbours, NeighboursAtHand
 from cplmix_ray.copies.place import Centre, Deskew, Move, Standardise
 from cplmix_ray.copies.pose import Pose
 from cplmix_ray.data.training_set import TrainingSet
+
+StandIns: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _PLACES: dict[str, Callable[[tuple[int, int]], Copy]] = {"centre": Centre, "deskew": Deskew, "move": Move}
 """Kinds that need the image's shape alone."""
 
 
-def build_copies(kinds: Sequence[str], copies: Copies, data: TrainingSet) -> list[Copy]:
-    """The chain of the named kinds, with 'auto' already resolved."""
+def build_copies(
+    kinds: Sequence[str], copies: Copies, data: TrainingSet, stand_ins: StandIns | None = None
+) -> list[Copy]:
+    """The chain of the named kinds, with 'auto' already resolved.
+
+    Args:
+        stand_ins: picks neighbours where cells stay on disk.
+    """
     chain: list[Copy] = []
     for kind in kinds:
         if kind == "neighbours":
-            assert data.neighbours is not None
-            chain.append(Neighbours(torch.as_tensor(data.neighbours)))
+            chain.append(_neighbours(data, stand_ins))
         elif kind == "affine":
             assert data.preparation.image_shape is not None
             bounds = (copies.rotation, copies.zoom, copies.shear, copies.shift, copies.stretch)
@@ -47,3 +56,11 @@ def build_copies(kinds: Sequence[str], copies: Copies, data: TrainingSet) -> lis
             assert data.augmenter is not None
             chain.append(Learned(revive(data.augmenter)))
     return chain
+
+
+def _neighbours(data: TrainingSet, stand_ins: StandIns | None) -> Copy:
+    if data.places is None:
+        assert data.neighbours is not None
+        return Neighbours(torch.as_tensor(data.neighbours))
+    assert stand_ins is not None
+    return NeighboursAtHand(data.places.k, stand_ins)

@@ -4,7 +4,7 @@ from cplmix_ray.coupling.agreement import AgreementCoupling
 from cplmix_ray.coupling.base import Coupling, Sent
 from cplmix_ray.coupling.build import build_coupling
 from cplmix_ray.coupling.distances import AitchisonCoupling, DSigmaCoupling, EuclideanCoupling
-from cplmix_ray.coupling.transport import ArmSum, PendingSum
+from cplmix_ray.coupling.transport import ArmSum, PendingSum, sum_gradients
 
 __all__ = [
     "AgreementCoupling",
@@ -16,4 +16,5 @@ __all__ = [
     "PendingSum",
     "Sent",
     "build_coupling",
+    "sum_gradients",
 ]

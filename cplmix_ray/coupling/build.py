@@ -4,13 +4,15 @@ from cplmix_ray.config import CouplingName
 from cplmix_ray.coupling.agreement import AgreementCoupling
 from cplmix_ray.coupling.base import Coupling
 from cplmix_ray.coupling.distances import AitchisonCoupling, DSigmaCoupling, EuclideanCoupling
+from cplmix_ray.minibatch import WHOLE, Shards
 
 
-def build_coupling(name: CouplingName, n_arms: int, sigma_floor: float) -> Coupling:
-    """The strategy of that name for ``n_arms`` arms in all; the floor matters to d_sigma alone."""
+def build_coupling(name: CouplingName, n_arms: int, sigma_floor: float, shards: Shards = WHOLE) -> Coupling:
+    """The strategy of that name for ``n_arms`` arms in all; floor and shares of the minibatch matter to d_sigma alone,
+    which has a figure of the whole minibatch in it."""
     match name:
         case "d_sigma":
-            return DSigmaCoupling(n_arms, sigma_floor)
+            return DSigmaCoupling(n_arms, sigma_floor, shards)
         case "aitchison":
             return AitchisonCoupling(n_arms)
         case "euclidean":

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cplmix_ray.coupling.base import Sent
+from cplmix_ray.minibatch import WHOLE, Shards
 from cplmix_ray.simplex import clr, floored_std
 
 
@@ -60,9 +61,10 @@ class DSigmaCoupling(SquaredDistance):
     """The published coupling, Eq. 7. The gradient flows through sigma, except where the floor bites."""
 
     sigma_floor: float
+    shards: Shards = WHOLE
 
     def embed(self, log_q_ank: Tensor) -> tuple[Tensor, Tensor]:
-        sigma_a1k, floored_a = floored_std(log_q_ank.exp(), self.sigma_floor)
+        sigma_a1k, floored_a = floored_std(log_q_ank.exp(), self.sigma_floor, self.shards.average)
         return log_q_ank / sigma_a1k, floored_a
 
 

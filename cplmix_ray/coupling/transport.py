@@ -63,10 +63,15 @@ class ArmSum:
 
     def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Sum gradients over workers, for parameters that all arms share."""
-        if self.group is None:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(flat, op=dist.ReduceOp.SUM, group=self.group)
-        for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(total.view_as(gradient))
+        sum_gradients(parameters, self.group)
+
+
+def sum_gradients(parameters: Sequence[Tensor], group: dist.ProcessGroup | None) -> None:
+    """Sum gradients over the workers of a group, all in one message."""
+    if group is None:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat, op=dist.ReduceOp.SUM, group=group)
+    for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(total.view_as(gradient))

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cplmix_ray.clusters.ensemble import Ensemble, build_ensemble
 from cplmix_ray.config import Config
+from cplmix_ray.data.alike_on_disk import places_and_guess
+from cplmix_ray.data.components import principal_components
 from cplmix_ray.data.fit import Fitted
-from cplmix_ray.data.neighbours import nearest, principal_components
-from cplmix_ray.data.source import Source, Values
-from cplmix_ray.data.views import views_of
-from cplmix_ray.errors import InputError
+from cplmix_ray.data.neighbours import nearest
+from cplmix_ray.data.on_disk import RowsOnDisk
+from cplmix_ray.data.partitions import ensemble_of
+from cplmix_ray.data.places import Places
+from cplmix_ray.data.source import Source
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,12 @@ class Alike:
         neighbours: (n, k) rows of training cells near each training cell, other rows point to themselves; None where
             copies need none.
         guess: (n,) category of each training cell, -1 in other rows; None where no ensemble is asked for.
+        places: in the stead of ``neighbours`` where cells stay on disk.
     """
 
     neighbours: np.ndarray | None
     guess: np.ndarray | None
+    places: Places | None = None
 
 
 def find_alike(fitted: Fitted, source: Source, train_idx: np.ndarray, config: Config, neighbours_wanted: bool) -> Alike:
@@ -33,9 +37,12 @@ def find_alike(fitted: Fitted, source: Source, train_idx: np.ndarray, config: Co
     Raises:
         InputError: an ensemble is asked for that the data cannot have.
     """
+    if isinstance(fitted.values_ng, RowsOnDisk):
+        places, guess = places_and_guess(fitted, source, train_idx, config, neighbours_wanted)
+        return Alike(None, guess, places)
     n_categories, ensemble = config.ensemble_of, None
     if n_categories is not None:
-        ensemble = _ensemble(fitted, source, train_idx, n_categories, config.seed)
+        ensemble = ensemble_of(fitted, source, train_idx, n_categories, config.seed)
     neighbours = guess = None
     if neighbours_wanted:
         if ensemble is not None and config.copies.neighbour_space == "ensemble":
@@ -50,21 +57,3 @@ def find_alike(fitted: Fitted, source: Source, train_idx: np.ndarray, config: Co
         guess = np.full(source.n_cells, -1, dtype=np.int64)
         guess[train_idx] = ensemble.guess_n
     return Alike(neighbours, guess)
-
-
-def _ensemble(fitted: Fitted, source: Source, train_idx: np.ndarray, n_categories: int, seed: int) -> Ensemble:
-    """Partitions of the training cells on the genes that the arms see."""
-    if fitted.preparation.kind == "images":
-        raise InputError("--neighbour-space ensemble and --align-guess are for cells; leave them out for images.")
-    at = source.adata.var_names.get_indexer(list(fitted.preparation.var_names))
-    log_ng = fitted.log_values_ng[:, at][train_idx]
-    views = views_of(log_ng, _linear(fitted, source, log_ng, at, train_idx), seed)
-    return build_ensemble(views, n_categories, seed)
-
-
-def _linear(fitted: Fitted, source: Source, log_ng: Values, at: np.ndarray, train_idx: np.ndarray) -> Values | None:
-    """Expression proportional to counts: as it was read where it was normalised here, else undoing the logarithm."""
-    if fitted.preparation.kind == "counts" or fitted.preparation.target_sum is not None:
-        return source.values_ng[:, at][train_idx]
-    smallest, largest = float(log_ng.min()), float(log_ng.max())
-    return None if smallest < 0 or largest > 30 else np.expm1(log_ng)

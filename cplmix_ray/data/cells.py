@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from cplmix_ray.data.source import Source
+from cplmix_ray.data.backed import read_around
+from cplmix_ray.data.matrix_file import unreadable
+from cplmix_ray.data.on_disk import RowsOnDisk
+from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError
 
 
@@ -24,8 +27,7 @@ def read_h5ad(path: str | Path) -> anndata.AnnData:
             warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
             return anndata.read_h5ad(path)
     except Exception as error:  # h5py and anndata raise many kinds for broken files; all mean the same to a user
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"Cannot read {path} as an .h5ad file; it may be truncated or no .h5ad ({reason}).") from None
+        raise unreadable(path, error) from None
 
 
 def source_from_anndata(
@@ -36,10 +38,38 @@ def source_from_anndata(
     state_key: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Source:
-    """Choose the matrix, the labels and the known states of an AnnData object, and check all."""
+    """Choose the matrix, the labels and the known states of an AnnData object, and check all.
+
+    The matrix of a backed object stays in its file.
+    """
+    if adata.isbacked and adata.filename is not None and not adata.is_view:
+        return with_values(*open_h5ad(str(adata.filename), layer), labels_key, name, state_key, notes)
     if layer is not None and layer not in adata.layers:
         raise InputError(f"{name} has no layer '{layer}'; it has {_listed(adata.layers)}.")
     values = adata.X if layer is None else adata.layers[layer]
+    values = sp.csr_matrix(values) if sp.issparse(values) else None if values is None else np.asarray(values)
+    return with_values(adata, values, labels_key, name, state_key, notes)
+
+
+def open_h5ad(path: str, layer: str | None) -> tuple[anndata.AnnData, RowsOnDisk | None]:
+    """An `.h5ad` without its matrices, and the wanted one, which stays in the file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    adata, layout = read_around(path, layer)
+    return adata, None if layout is None else RowsOnDisk(layout)
+
+
+def with_values(
+    adata: anndata.AnnData,
+    values: Values,
+    labels_key: str | None,
+    name: str,
+    state_key: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> Source:
+    """Cells whose matrix was chosen, with their labels and known states, all checked."""
     if values is None:
         raise InputError(f"{name} has no X; name the layer that holds the expression with --layer.")
     if adata.n_obs == 0 or adata.n_vars == 0:
@@ -47,9 +77,9 @@ def source_from_anndata(
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()][0]
         raise InputError(f"{name} names gene '{twice}' more than once; call adata.var_names_make_unique() and save.")
-    values = sp.csr_matrix(values) if sp.issparse(values) else np.asarray(values)
-    if values.dtype.kind not in "uifb":
-        raise InputError(f"The expression matrix of {name} holds {values.dtype}, not numbers.")
+    dtype = values.layout.dtype if isinstance(values, RowsOnDisk) else values.dtype
+    if dtype.kind not in "uifb":
+        raise InputError(f"The expression matrix of {name} holds {dtype}, not numbers.")
     labels_n, truth_nm = _labels(adata, labels_key, name), _states(adata, state_key, name)
     return Source(adata, values, name, labels_n=labels_n, truth_nm=truth_nm, notes=notes)
 

@@ -10,14 +10,15 @@ from cplmix_ray.data.alike import find_alike
 from cplmix_ray.data.augmenter_file import read_augmenter
 from cplmix_ray.data.cells import source_from_anndata
 from cplmix_ray.data.fit import fit_preparation
+from cplmix_ray.data.on_disk import NO_MATRIX, RowsOnDisk
 from cplmix_ray.data.preparation import check_finite
-from cplmix_ray.data.read import read_input, read_source
+from cplmix_ray.data.read import read_input, read_source, settle_disk
 from cplmix_ray.data.source import Factors, Source
-from cplmix_ray.data.split import split_cells
+from cplmix_ray.data.split import split_source
 from cplmix_ray.data.training_set import TrainingSet, copies_for
 from cplmix_ray.errors import InputError
 
-__all__ = ["Dataset", "build_dataset", "read_input", "read_source", "source_from_anndata"]
+__all__ = ["Dataset", "build_dataset", "read_input", "read_source", "settle_disk", "source_from_anndata"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def build_dataset(source: Source, config: Config, root: str | Path = "") -> Data
             f"lower K or give more cells."
         )
     check_finite(source.values_ng, source)
-    train_idx, val_idx = split_cells(source.n_cells, config.input.val_fraction, config.seed, source.held_out_n)
+    train_idx, val_idx = split_source(source, config.input.val_fraction, config.seed)
     fitted = fit_preparation(source, config)
     kinds, augmenter = copies_for(config, fitted.preparation, fitted.values_ng), None
     if "learned" in kinds:
@@ -68,7 +69,20 @@ def build_dataset(source: Source, config: Config, root: str | Path = "") -> Data
         augmenter.require_fit(fitted.preparation, source.name)
     alike = find_alike(fitted, source, train_idx, config, "neighbours" in kinds)
     training = TrainingSet(
-        fitted.values_ng, train_idx, val_idx, alike.neighbours, fitted.preparation, augmenter, alike.guess
+        fitted.values_ng, train_idx, val_idx, alike.neighbours, fitted.preparation, augmenter, alike.guess, alike.places
     )
-    notes = (*source.notes, *fitted.notes)
+    notes = (*source.notes, *fitted.notes, *_of_disk(training))
     return Dataset(training, source.labels_n, source.name, notes, source.truth_nm, source.factors)
+
+
+def _of_disk(training: TrainingSet) -> tuple[str, ...]:
+    """What is otherwise where cells stay on disk."""
+    values_ng, n_train = training.values_ng, len(training.train_idx)
+    if not isinstance(values_ng, RowsOnDisk):
+        return ()
+    if training.places is None or n_train <= values_ng.buffer_cells:
+        return (NO_MATRIX,)
+    return (
+        NO_MATRIX,
+        f"Neighbours of a cell are sought among the {values_ng.buffer_cells:,} cells that are in memory with it.",
+    )

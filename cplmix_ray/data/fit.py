@@ -8,6 +8,7 @@ from cplmix_ray.config import Config
 from cplmix_ray.data.gene_list import read_gene_list
 from cplmix_ray.data.genes import highly_variable, listed_genes
 from cplmix_ray.data.lazy import NO_PIXELS, LazyRows, limits
+from cplmix_ray.data.on_disk import RowsOnDisk, choose_genes
 from cplmix_ray.data.preparation import Preparation, holds_counts, prepare, require_counts
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError
@@ -84,11 +85,11 @@ def _counts(source: Source, config: Config) -> Fitted:
 
 
 def _normalised(source: Source, config: Config, counts: bool) -> Fitted:
-    values = source.values_ng
-    if values.min() < 0:
+    values, (smallest, largest) = source.values_ng, limits(source.values_ng)
+    if smallest < 0:
         raise InputError(f"{source.name} holds negative values, so it cannot be normalised; use --normalise none.")
     preparation = Preparation("log", tuple(source.adata.var_names), target_sum=config.input.target_sum)
-    what = "raw counts" if counts else f"values up to {values.max():g}, which are no logarithms"
+    what = "raw counts" if counts else f"values up to {largest:g}, which are no logarithms"
     note = f"{source.name} holds {what}: cells are scaled to {preparation.target_sum:g} and log1p is taken."
     if config.input.normalise == "log1p":
         note = (
@@ -100,12 +101,13 @@ def _normalised(source: Source, config: Config, counts: bool) -> Fitted:
 
 def _no_logarithms(values_ng: Values) -> bool:
     """Whether expression was read that is not logarithmic: e^50 molecules or more are in no cell."""
-    return bool(values_ng.min() >= 0 and values_ng.max() > _LARGEST_LOGARITHM)
+    smallest, largest = limits(values_ng)
+    return smallest >= 0 and largest > _LARGEST_LOGARITHM
 
 
 def _as_they_are(source: Source, counts: bool) -> Fitted:
     preparation = Preparation("log", tuple(source.adata.var_names))
-    prepared, largest = prepare(source.values_ng, preparation), float(source.values_ng.max())
+    prepared, largest = prepare(source.values_ng, preparation), limits(source.values_ng)[1]
     notes: tuple[str, ...] = ()
     if counts:
         notes = ("The values look like raw counts and are taken as they are; --normalise log1p is usual.",)
@@ -122,18 +124,26 @@ def _select(fitted: Fitted, source: Source, counts: bool, config: Config) -> Fit
         notes = (*notes, *said)
     if config.input.hvg is not None:
         ranked = source.values_ng if counts else fitted.log_values_ng
+        if isinstance(ranked, RowsOnDisk):
+            n = source.n_cells
+            drawn_n = ranked.drawn(n, 0)  # as in memory, the genes of runs that differ in their seed alone are the same
+            if len(drawn_n) < n:
+                notes = (*notes, f"Genes are ranked on {len(drawn_n):,} of the {n:,} cells.")
+            ranked = ranked.rows(drawn_n)
         ranked = ranked if len(keep) == ranked.shape[1] else ranked[:, keep]
         keep = keep[highly_variable(ranked, config.input.hvg, counts)]
     names = tuple(source.adata.var_names[keep])
     return replace(
         fitted,
         preparation=replace(fitted.preparation, var_names=names),
-        values_ng=fitted.values_ng[:, keep],
+        values_ng=choose_genes(fitted.values_ng, keep),
         notes=notes,
     )
 
 
 def usual_library(values_ng: Values) -> float:
     """Median library size of the cells that have any counts; 1 where none has."""
+    if isinstance(values_ng, RowsOnDisk):
+        return values_ng.known.library
     library_n = np.asarray(values_ng.sum(axis=1), dtype=np.float64).ravel()
     return float(np.median(library_n[library_n > 0])) if (library_n > 0).any() else 1.0

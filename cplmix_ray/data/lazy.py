@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from cplmix_ray.data.on_disk import RowsOnDisk
 from cplmix_ray.data.source import Values
 
 NO_PIXELS = "The images are made as they are read: what is written holds their factors and the results, and no pixels."
@@ -33,4 +34,6 @@ def limits(values_ng: Values) -> tuple[float, float]:
     """Smallest and largest value."""
     if isinstance(values_ng, LazyRows):
         return 0.0, 1.0
+    if isinstance(values_ng, RowsOnDisk):
+        return values_ng.limits
     return float(values_ng.min()), float(values_ng.max())

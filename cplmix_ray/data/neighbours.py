@@ -1,28 +1,9 @@
-"""The nearest cells of every cell, on principal components."""
+"""The nearest cells of every cell. Workers know this file, and load scikit-learn where they look for neighbours."""
 
 import numpy as np
-import scipy.sparse as sp
-from sklearn.decomposition import PCA
-from sklearn.neighbors import NearestNeighbors
-
-from cplmix_ray.data.source import Values
 
 EXACT_UP_TO = 20_000
 """Cells up to which the exact search is used; beyond, a hierarchical navigable small-world graph."""
-
-
-def principal_components(values_ng: Values, n_components: int, seed: int) -> np.ndarray:
-    """Scores (n, p) on the leading principal components, float32; a sparse matrix is centred without filling it."""
-    room = min(values_ng.shape) - 1
-    if room < 1:
-        return np.zeros((values_ng.shape[0], 1), np.float32)
-    small = not sp.issparse(values_ng) and values_ng.shape[1] <= 2000
-    if small:
-        # Covariance once, eigenvectors of g x g: fast for many images of few pixels.
-        pca = PCA(min(n_components, room), svd_solver="covariance_eigh")
-    else:
-        pca = PCA(min(n_components, room), svd_solver="arpack", random_state=seed)
-    return np.ascontiguousarray(pca.fit_transform(values_ng), dtype=np.float32)
 
 
 def nearest(points_np: np.ndarray, k: int) -> np.ndarray:
@@ -32,6 +13,8 @@ def nearest(points_np: np.ndarray, k: int) -> np.ndarray:
     if k < 1:
         return np.arange(n, dtype=np.int64)[:, None]
     if n <= EXACT_UP_TO:
+        from sklearn.neighbors import NearestNeighbors
+
         search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points_np)
         return search.kneighbors(return_distance=False).astype(np.int64)
     return _approximate(points_np, k)

@@ -1,18 +1,23 @@
 """From the name that a user gives to what it holds."""
 
 import os
+from collections.abc import Callable
 
 from cplmix_ray.config import Config
 from cplmix_ray.config.augment import AugmentConfig
-from cplmix_ray.data.cells import read_h5ad, source_from_anndata
+from cplmix_ray.data.backed import Backed, DiskUse, stays_on_disk
+from cplmix_ray.data.cells import open_h5ad, read_h5ad, source_from_anndata, with_values
 from cplmix_ray.data.cortex import is_table, join_metadata, read_csv_cells
 from cplmix_ray.data.dsprites import N_IMAGES, read_dsprites
 from cplmix_ray.data.factored import in_original_layout, read_original
 from cplmix_ray.data.images import read_digits, read_npz
 from cplmix_ray.data.metadata import read_metadata
+from cplmix_ray.data.on_disk import RowsOnDisk
 from cplmix_ray.data.source import Source
 from cplmix_ray.data.subset import draw_cells, draw_subset
 from cplmix_ray.errors import InputError
+
+H5AD = (".h5ad", ".h5", ".hdf5")
 
 
 def read_source(
@@ -23,8 +28,12 @@ def read_source(
     seed: int = 0,
     metadata: str | None = None,
     state_key: tuple[str, ...] = (),
+    disk: DiskUse | None = None,
 ) -> Source:
     """Read 'digits', 'dsprites', an `.npz`, an `.h5ad` or `.csv` files; ``subset`` cells drawn by the seed, or all.
+
+    Args:
+        disk: whether the matrix of an `.h5ad` stays in its file; by default it does not.
 
     Raises:
         InputError: the file is missing, broken, of another kind, or smaller than the subset.
@@ -35,8 +44,12 @@ def read_source(
             option = "--state-key" if metadata is None else "--metadata"
             raise InputError(f"{images.name} holds images, for which {option} means nothing; leave it out.")
         return images
-    source = _cells(data, layer, labels_key, metadata, state_key)
-    return source if subset is None else draw_subset(source, subset, seed)
+    disk = disk or DiskUse("no")
+    source = _cells(data, layer, labels_key, metadata, state_key, disk.backed)
+    source = source if subset is None else draw_subset(source, subset, seed)
+    if isinstance(source.values_ng, RowsOnDisk):
+        source.values_ng.scan(disk.show)
+    return source
 
 
 def _images(data: str, layer: str | None, labels_key: str | None, subset: int | None, seed: int) -> Source | None:
@@ -60,33 +73,77 @@ def _images(data: str, layer: str | None, labels_key: str | None, subset: int | 
 
 
 def _cells(
-    data: str, layer: str | None, labels_key: str | None, metadata: str | None, state_key: tuple[str, ...]
+    data: str,
+    layer: str | None,
+    labels_key: str | None,
+    metadata: str | None,
+    state_key: tuple[str, ...],
+    backed: Backed,
 ) -> Source:
     if is_table(data):
+        if backed == "yes":
+            raise InputError("--backed yes is for .h5ad files; write these cells as one, or leave it out.")
         adata, notes = read_csv_cells(data, metadata)
         return source_from_anndata(adata, layer, labels_key, data, state_key, notes)
     if not os.path.exists(data):
         raise InputError(f"There is no file {data}; check the path given to --data.")
-    if not data.endswith((".h5ad", ".h5", ".hdf5")):
+    if not data.endswith(H5AD):
         raise InputError(
             f"--data {data} is neither an .h5ad or .csv file of cells nor an .npz file of images nor 'digits' nor "
             f"'dsprites'."
         )
+    if stays_on_disk(data, layer, backed):
+        return _on_disk(data, layer, labels_key, metadata, state_key)
     adata, notes = read_h5ad(data), ()
     if metadata is not None:
         adata, notes = join_metadata(adata, read_metadata(metadata), data, metadata)
     return source_from_anndata(adata, layer, labels_key, data, state_key, notes)
 
 
-def read_input(config: Config | AugmentConfig) -> Source:
+def _on_disk(
+    data: str, layer: str | None, labels_key: str | None, metadata: str | None, state_key: tuple[str, ...]
+) -> Source:
+    adata, values = open_h5ad(data, layer)
+    notes: tuple[str, ...] = ()
+    if metadata is not None:
+        names = adata.obs_names
+        adata, notes = join_metadata(adata, read_metadata(metadata), data, metadata)
+        values = values and values.take(names.get_indexer(adata.obs_names))
+    return with_values(adata, values, labels_key, data, state_key, notes)
+
+
+def settle_disk(config: Config) -> Config:
+    """The settings with --backed auto resolved for an `.h5ad`: what a run does must not depend on where it goes on.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    given = config.input
+    if given.backed != "auto" or not given.data.endswith(H5AD) or not os.path.exists(given.data):
+        return config
+    settled = "yes" if stays_on_disk(given.data, given.layer, "auto") else "no"
+    return config.model_copy(update={"input": given.model_copy(update={"backed": settled})})
+
+
+def read_input(config: Config | AugmentConfig, show: Callable[[int, int], None] = lambda done, of: None) -> Source:
     """Read what the settings of a run, or of an augmenter, name.
+
+    Args:
+        show: told how far the first pass over cells is that stay on disk.
 
     Raises:
         InputError: as ``read_source``.
     """
     given = config.input
     return read_source(
-        given.data, given.layer, given.labels_key, given.subset, config.seed, given.metadata, given.state_key
+        given.data,
+        given.layer,
+        given.labels_key,
+        given.subset,
+        config.seed,
+        given.metadata,
+        given.state_key,
+        DiskUse(given.backed, show),
     )
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # workers know this file and need no reader
     import anndata
 
 Values: TypeAlias = Any
-"""A dense array, a CSR matrix of SciPy (which has no useful static type), or LazyRows."""
+"""A dense array, a CSR matrix of SciPy (which has no useful static type), LazyRows, or RowsOnDisk."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Source:
 
     Attributes:
         adata: the user's whole object, never altered.
-        values_ng: X or the chosen layer, dense or CSR, in its own dtype, or rows made on demand.
+        values_ng: X or the chosen layer, dense or CSR, in its own dtype, or rows made or read on demand.
         name: what to call it in messages.
         image_shape: (height, width) of images, None for cells.
         labels_n: known types as strings, "" where unknown; None without labels.

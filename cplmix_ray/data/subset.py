@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from cplmix_ray.data.lazy import LazyRows
+from cplmix_ray.data.on_disk import RowsOnDisk
 from cplmix_ray.data.source import Factors, Source
 from cplmix_ray.errors import InputError
 
@@ -35,7 +36,7 @@ def draw_subset(source: Source, n: int, seed: int) -> Source:
     return replace(
         source,
         adata=source.adata[idx_n].copy(),
-        values_ng=values.take(idx_n) if isinstance(values, LazyRows) else values[idx_n],
+        values_ng=values.take(idx_n) if isinstance(values, LazyRows | RowsOnDisk) else values[idx_n],
         labels_n=None if source.labels_n is None else source.labels_n[idx_n],
         held_out_n=held_out_n,
         truth_nm=None if source.truth_nm is None else source.truth_nm[idx_n],

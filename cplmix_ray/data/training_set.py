@@ -8,6 +8,8 @@ import scipy.sparse as sp
 from cplmix_ray.config import Config
 from cplmix_ray.data.augmenter_file import FrozenAugmenter
 from cplmix_ray.data.lazy import LazyRows
+from cplmix_ray.data.on_disk import ReadRows
+from cplmix_ray.data.places import Places
 from cplmix_ray.data.preparation import Preparation
 from cplmix_ray.data.source import Values
 from cplmix_ray.errors import InputError
@@ -25,13 +27,15 @@ class TrainingSet:
     """What an arm may see: cells and their neighbours, never a label.
 
     Attributes:
-        values_ng: prepared values, dense or CSR float32, or rows made on demand; read-only, as all arms of a
+        values_ng: prepared values, dense or CSR float32, or rows made or read on demand; read-only, as all arms of a
             node share them.
         train_idx, val_idx: rows for training and for validation.
         neighbours: (n, k) rows of training cells near each training cell, None where copies need none.
         preparation: how the values were made.
         guess: (n,) first guess of every training cell's category, -1 for other cells; None where none is learned.
         augmenter: makes learned copies, None where there are none; it travels with the cells, as workers read no file.
+        places: where cells on disk are, from which neighbours are found among those in memory; None where copies need
+            none.
     """
 
     values_ng: Values
@@ -41,13 +45,14 @@ class TrainingSet:
     preparation: Preparation
     augmenter: FrozenAugmenter | None = None
     guess: np.ndarray | None = None
+    places: Places | None = None
 
 
 def take_rows(values_ng: Values, idx_n: np.ndarray) -> Values:
     """Rows as they are kept, dense or CSR; lazy ones are made."""
     if isinstance(values_ng, LazyRows):
         return values_ng.rows(idx_n)
-    rows = values_ng[idx_n]
+    rows = values_ng.rows(idx_n) if isinstance(values_ng, ReadRows) else values_ng[idx_n]
     return rows if sp.issparse(rows) else np.ascontiguousarray(rows)
 
 
@@ -60,7 +65,8 @@ def dense_rows(values_ng: Values, idx_n: np.ndarray) -> np.ndarray:
 def copies_for(config: Config, preparation: Preparation, values_ng: Values = None) -> tuple[str, ...]:
     """The kinds of copies with 'auto' resolved for this kind of data.
 
-    Neighbours of lazy rows are not sought: each image would have to be made and compared with the others.
+    Neighbours of lazy rows are not sought: each image would have to be made and compared with the others. Of
+    rows on disk, neighbours are those among the cells that are in memory together.
 
     Raises:
         InputError: a kind does not fit the data.

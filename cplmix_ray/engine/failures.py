@@ -59,8 +59,12 @@ def as_error(found: dict[int, BaseException], plan: Plan) -> Exception:
 
 
 def arms_of(ranks: Iterable[int], plan: Plan) -> str:
-    """Arms of some workers, as "0+1, 2"."""
-    return ", ".join("+".join(str(arm) for arm in plan.workers[rank]) for rank in ranks)
+    """Arms of some workers, as "0+1, 2", or "0 (share 0)" where several workers hold the same arms."""
+    return ", ".join(
+        "+".join(str(arm) for arm in plan.workers[rank])
+        + (f" (share {rank % plan.replicas})" if plan.replicas > 1 else "")
+        for rank in ranks
+    )
 
 
 def words(error: BaseException) -> str:

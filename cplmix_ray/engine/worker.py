@@ -12,6 +12,7 @@ from cplmix_ray.engine.network import use_interface_of
 from cplmix_ray.engine.store import StoredSet
 from cplmix_ray.trainer.events import Event
 from cplmix_ray.trainer.loop import Start, train_arms
+from cplmix_ray.trainer.peers import Peers
 
 
 class ArmWorker:
@@ -59,4 +60,5 @@ class ArmWorker:
 
         begin: Start = ray.get(start[0])
         device = torch.device("cuda:0" if gpu else "cpu")
-        yield from train_arms(config, data.fetch(), self.arms, device, begin, dist.group.WORLD)
+        peers = Peers.in_world(config.placement.replicas)
+        yield from train_arms(config, data.fetch(), self.arms, device, begin, peers)

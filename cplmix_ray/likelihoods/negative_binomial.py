@@ -35,11 +35,19 @@ def _stirling_tail(y: Tensor) -> Tensor:
 
 
 def nb_log_prob(x: Tensor, log_mu: Tensor, log_theta: Tensor) -> Tensor:
-    """log NB(x; mu, theta), elementwise, from logarithms so that neither tail overflows."""
+    """log NB(x; mu, theta), elementwise, from logarithms so that neither tail overflows.
+
+    The log-gammas, by far the dearest part, are those of counts that are not zero: of zero they vanish.
+    """
     log_theta = log_theta.clamp(*_LOG_THETA_RANGE)
-    theta = log_theta.exp()
-    rising = log_rising_factorial(x, theta.expand_as(log_mu))
-    return rising - torch.lgamma(x + 1) + x * log_mu - (x + theta) * torch.nn.functional.softplus(log_mu - log_theta)
+    x, log_mu, log_theta, theta = torch.broadcast_tensors(x, log_mu, log_theta, log_theta.exp())
+    log_ratio = torch.nn.functional.softplus(log_mu - log_theta)
+    of_zero = -theta * log_ratio
+    at = (x != 0).flatten().nonzero().squeeze(1)
+    count = x.flatten()[at]
+    rising = log_rising_factorial(count, theta.flatten()[at]) - torch.lgamma(count + 1)
+    more = rising + count * (log_mu.flatten()[at] - log_ratio.flatten()[at])
+    return of_zero.flatten().index_add(0, at, more).view_as(of_zero)
 
 
 def zinb_log_prob(x: Tensor, log_mu: Tensor, log_theta: Tensor, zero_logit: Tensor) -> Tensor:

@@ -4,6 +4,19 @@ from cplmix_ray.minibatch.cells import Cells, rows_of_arms
 from cplmix_ray.minibatch.dense import DenseRows
 from cplmix_ray.minibatch.masks import kept
 from cplmix_ray.minibatch.rows import Rows
+from cplmix_ray.minibatch.shards import WHOLE, Shards
 from cplmix_ray.minibatch.sparse import SparseRows
+from cplmix_ray.minibatch.stacked import StackedRows, stacked
 
-__all__ = ["Cells", "DenseRows", "Rows", "SparseRows", "kept", "rows_of_arms"]
+__all__ = [
+    "WHOLE",
+    "Cells",
+    "DenseRows",
+    "Rows",
+    "Shards",
+    "SparseRows",
+    "StackedRows",
+    "kept",
+    "rows_of_arms",
+    "stacked",
+]

@@ -1,6 +1,6 @@
 """Rows whose values are all written out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -66,10 +66,10 @@ class DenseRows(Rows):
                 out_gh += torch.mm(x_mg.t(), right[start:stop])
         return out_gh[:, :n_columns]
 
-    def hidden(self, rate: float, generator: torch.Generator) -> "DenseRows":
+    def hidden(self, rate: float, generators: Sequence[torch.Generator]) -> "DenseRows":
         if rate == 0.0:
             return self
-        keep_ng, chance = kept(self.shape, rate, generator)
+        keep_ng, chance = kept(self.shape, rate, generators[0])
         return DenseRows(self.dense(), keep_ng, chance)
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "DenseRows":

@@ -1,7 +1,7 @@
 """What a layer as wide as the genes asks of the cells of a minibatch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,8 +27,12 @@ class Rows(ABC):
         """x' d, shape (g, h)."""
 
     @abstractmethod
-    def hidden(self, rate: float, generator: torch.Generator) -> "Rows":
-        """Input dropout: each value is 0 with probability ``rate``, and else divided by the chance to be kept."""
+    def hidden(self, rate: float, generators: Sequence[torch.Generator]) -> "Rows":
+        """Input dropout: each value is 0 with probability ``rate``, and else divided by the chance to be kept.
+
+        Args:
+            generators: one for each share of a minibatch that is held here.
+        """
 
     @abstractmethod
     def changed(self, change: Callable[[Tensor], Tensor]) -> "Rows":

@@ -1,6 +1,6 @@
 """Rows of which only the values that are not zero are written out: what is zero costs nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -66,10 +66,10 @@ class SparseRows(Rows):
         cells, offsets, order = self.layout.transposed
         return _sum_rows(d_nh.contiguous(), cells, offsets, self.values.index_select(0, order))
 
-    def hidden(self, rate: float, generator: torch.Generator) -> "SparseRows":
+    def hidden(self, rate: float, generators: Sequence[torch.Generator]) -> "SparseRows":
         if rate == 0.0:
             return self
-        mask, chance = kept((len(self.values),), rate, generator)
+        mask, chance = kept((len(self.values),), rate, generators[0])
         return SparseRows(self.values * mask / chance, self.layout)
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> "SparseRows":

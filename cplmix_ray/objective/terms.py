@@ -8,6 +8,7 @@ add, of reconstruction, entropy and marginal entropy, are 1, 1 and 0 there.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -69,15 +70,18 @@ def categorical_entropy(log_q_ank: Tensor) -> Tensor:
     return -(log_q_ank.exp() * log_q_ank).sum(-1)
 
 
-def marginal_entropy(log_q_ank: Tensor, log_prior_k: Tensor | None = None) -> Tensor:
+def marginal_entropy(
+    log_q_ank: Tensor, log_prior_k: Tensor | None = None, average: Callable[[Tensor], Tensor] = lambda mean: mean
+) -> Tensor:
     """Entropy in nats of the posterior's mean over the minibatch, (A,); log K where all categories are used alike.
 
     Args:
         log_q_ank: log-posteriors.
         log_prior_k: log of the abundances that are expected; with them it is log K - KL(mean posterior || prior), which
             is largest where categories are used as expected, and the entropy itself for a uniform prior.
+        average: from a mean over the cells given to that over a minibatch of which they are a share.
     """
-    q_ak = log_q_ank.exp().mean(dim=1)
+    q_ak = average(log_q_ank.exp().mean(dim=1))
     surprise_ak = q_ak.clamp_min(1e-20).log()
     if log_prior_k is not None:
         surprise_ak = surprise_ak - log_prior_k - math.log(len(log_prior_k))

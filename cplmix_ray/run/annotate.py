@@ -33,9 +33,9 @@ def annotate(
     adata.obs[f"{key}_category"] = pd.Categorical.from_codes(
         inferred.category_n, categories=[str(k) for k in range(n_categories)]
     )
-    adata.obs[f"{key}_confidence"] = inferred.confidence_n.astype(np.float32)
-    adata.obsm[f"X_{key}"] = inferred.state_nd.astype(np.float32)
-    adata.obsm[f"{key}_probs"] = inferred.probs_nk.astype(np.float32)
+    adata.obs[f"{key}_confidence"] = inferred.confidence_n.astype(np.float32, copy=False)
+    adata.obsm[f"X_{key}"] = inferred.state_nd.astype(np.float32, copy=False)
+    adata.obsm[f"{key}_probs"] = inferred.probs_nk.astype(np.float32, copy=False)
     adata.uns["cplmix_ray" if key == "cplmix" else f"{key}_ray"] = {
         "version": __version__,
         "config": dump_config(model.config),

@@ -18,7 +18,7 @@ from cplmix_ray.data.fit import Fitted, fit_preparation
 from cplmix_ray.data.lazy import limits
 from cplmix_ray.data.preparation import check_finite
 from cplmix_ray.data.source import Source
-from cplmix_ray.data.split import split_cells
+from cplmix_ray.data.split import split_source
 from cplmix_ray.errors import InputError
 from cplmix_ray.run.folder import require_writable, write_json, write_whole
 from cplmix_ray.run.watch import Progress
@@ -61,7 +61,7 @@ def prepare_task(config: AugmentConfig, source: Source) -> Task:
     """
     check_finite(source.values_ng, source)
     fitted = fit_preparation(source, Config(input=config.input))
-    train_idx, val_idx = split_cells(source.n_cells, config.input.val_fraction, config.seed, source.held_out_n)
+    train_idx, val_idx = split_source(source, config.input.val_fraction, config.seed)
     if len(train_idx) < 2:
         raise InputError(f"{source.name} has {source.n_cells} cells; an augmenter needs at least 2 to train on.")
     preparation, networks = fitted.preparation, config.networks

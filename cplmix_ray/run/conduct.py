@@ -118,7 +118,7 @@ def conducting(
 
 def all_scores(inferred: Inferred, data: Dataset, seed: int) -> dict[str, float]:
     """Scores over all cells, and over the validation cells under names that begin with ``val_``."""
-    scores = scores_of(inferred, data, np.arange(data.n_cells))
+    scores = scores_of(inferred, data, slice(None))  # no copy of what is said of millions of cells
     scores["reconstruction"] = float(np.mean(inferred.reconstruction))
     if data.factors is not None:
         scores |= disentanglement(inferred.state_nd, inferred.category_n, data.factors.classes_nf, seed)
@@ -126,7 +126,7 @@ def all_scores(inferred: Inferred, data: Dataset, seed: int) -> dict[str, float]
     return {**scores, **{f"val_{name}": value for name, value in held_out.items()}}
 
 
-def scores_of(inferred: Inferred, data: Dataset, idx_n: np.ndarray) -> dict[str, float]:
+def scores_of(inferred: Inferred, data: Dataset, idx_n: np.ndarray | slice) -> dict[str, float]:
     """Scores of the consensus over some of the cells."""
     labels_n = None if data.labels_n is None else data.labels_n[idx_n]
     truth_nm = None if data.truth_nm is None else data.truth_nm[idx_n]

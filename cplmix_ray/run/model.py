@@ -1,5 +1,6 @@
 """A trained model: all arms packed, ready for cells old or new."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,16 +11,16 @@ from torch import Tensor
 from cplmix_ray.config import Config
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.genes import columns_of
-from cplmix_ray.data.lazy import LazyRows
+from cplmix_ray.data.lazy import LazyRows, limits
+from cplmix_ray.data.on_disk import choose_genes
 from cplmix_ray.data.preparation import Preparation, check_finite, prepare, require_counts
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError
 from cplmix_ray.run.folder import RunFolder
-from cplmix_ray.simplex import centre
 from cplmix_ray.trainer.arm_group import ArmGroup, resolve_likelihood
 from cplmix_ray.trainer.checkpoint import latest_checkpoint
-from cplmix_ray.trainer.inference import consensus_states, posteriors
-from cplmix_ray.trainer.reading import row_reader
+from cplmix_ray.trainer.inference import BATCH, answers
+from cplmix_ray.trainer.reading import in_order
 
 
 @dataclass(frozen=True)
@@ -102,20 +103,22 @@ class TrainedModel:
             return prepare(source.values_ng, self.preparation)
         at = columns_of(source.adata.var_names, self.preparation.var_names, source.name)
         if self.preparation.target_sum is None:
-            return prepare(source.values_ng[:, at], self.preparation)
-        if source.values_ng.min() < 0:
+            return prepare(choose_genes(source.values_ng, at), self.preparation)
+        if limits(source.values_ng)[0] < 0:
             raise InputError(
                 f"{source.name} holds negative values, but the model was trained on values that it normalises itself; "
                 f"give values of the same kind, with --layer where X holds others."
             )
         # The library size is that of all genes, as it was in training, so genes are chosen last.
-        return prepare(source.values_ng, self.preparation)[:, at]
+        return choose_genes(prepare(source.values_ng, self.preparation), at)
 
-    def infer(self, values_ng: Values) -> Inferred:
-        """Posteriors of prepared cells."""
-        network, rows = self.group.network, row_reader(values_ng, self.group.device)
-        every = np.arange(values_ng.shape[0])
-        log_q_ank, reconstruction = posteriors(network, rows, every)
-        state_and = consensus_states(network, rows, every)
-        probs_nk = centre(torch.from_numpy(log_q_ank)).numpy()
-        return Inferred(probs_nk, log_q_ank, state_and[0], reconstruction)
+    def infer(self, values_ng: Values, reconstruct: bool = True) -> Inferred:
+        """Posteriors of prepared cells.
+
+        Args:
+            reconstruct: whether the reconstruction loss is wanted, which takes half of the time; it is NaN if not.
+        """
+        group = self.group
+        with contextlib.closing(in_order(values_ng, BATCH, group.device)) as blocks:
+            said = answers(group.network, blocks, values_ng.shape[0], reconstruct)
+        return Inferred(said.probs_nk, said.log_q_ank, said.state_nd, said.reconstruction)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cplmix_ray.config import Config
-from cplmix_ray.config.files import parse_config
+from cplmix_ray.config.files import load_config, parse_config
 from cplmix_ray.data.augmenter_file import MANIFEST
 from cplmix_ray.data.dataset import Dataset
 from cplmix_ray.errors import InputError
@@ -35,7 +35,7 @@ def checkpoint_to_resume(
         say(f"{folder.path} holds no checkpoint yet; training starts at step 0.")
         return None
     saved = parse_config(checkpoint.manifest["config"], str(checkpoint.path))
-    changed = _changed(saved.model_dump(), config.model_dump())
+    changed = _changed(_in_memory_unless_said(saved.model_dump()), _in_memory_unless_said(config.model_dump()))
     if changed:
         raise InputError(
             f"The run in {folder.path} has other settings for {', '.join(changed)}; leave them as they were."
@@ -59,6 +59,20 @@ def with_kept_augmenter(folder: RunFolder, config: Config) -> Config:
     if given is None or (Path(given) / MANIFEST).exists() or not (folder.augmenter / MANIFEST).exists():
         return config
     return config.model_copy(update={"copies": config.copies.model_copy(update={"augmenter": str(folder.augmenter)})})
+
+
+def with_own_reading(folder: RunFolder, config: Config) -> Config:
+    """The settings with --backed auto as it was resolved when the run began: the order of its cells depends on it."""
+    if config.input.backed != "auto" or not folder.config.exists():
+        return config
+    own = load_config(folder.config).input.backed
+    return config.model_copy(update={"input": config.input.model_copy(update={"backed": own})})
+
+
+def _in_memory_unless_said(tree: dict) -> dict:
+    """'auto' is left where cells cannot stay on disk, and in runs from before they could."""
+    backed = "yes" if tree["input"]["backed"] == "yes" else "no"
+    return {**tree, "input": {**tree["input"], "backed": backed}}
 
 
 def _changed(saved: dict, now: dict) -> list[str]:

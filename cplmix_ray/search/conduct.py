@@ -10,7 +10,7 @@ from cplmix_ray.config.files import save_search
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.data.dataset import build_dataset
 from cplmix_ray.data.source import Source
-from cplmix_ray.data.split import split_cells
+from cplmix_ray.data.split import split_source
 from cplmix_ray.engine.plan import Devices, Plan, local_devices
 from cplmix_ray.engine.session import cluster_devices, joins_cluster, ray_session
 from cplmix_ray.engine.tune.search import SearchJob, run_search
@@ -55,7 +55,7 @@ def conduct_search(
         InputError: the space, the data or the devices do not allow the search.
     """
     metric = check_search(spec, source)
-    train_idx, _ = split_cells(source.n_cells, spec.run.input.val_fraction, spec.run.seed, source.held_out_n)
+    train_idx, _ = split_source(source, spec.run.input.val_fraction, spec.run.seed)
     n_steps = spec.run.training.steps(len(train_idx))
     address = spec.run.placement.ray_address
     with contextlib.ExitStack() as stack:

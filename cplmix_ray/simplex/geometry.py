@@ -3,6 +3,8 @@
 Points are given by their logarithms, which a log-softmax yields without underflow.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,9 @@ def centre(log_q_ank: Tensor) -> Tensor:
     return torch.softmax(log_q_ank.mean(dim=0), dim=-1)
 
 
-def floored_std(q_nk: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+def floored_std(
+    q_nk: Tensor, floor: float, average: Callable[[Tensor], Tensor] = lambda mean: mean
+) -> tuple[Tensor, Tensor]:
     """Minibatch standard deviation of each category, never below ``floor``.
 
     A category that no cell of the minibatch uses has no spread; without the floor its distance, and the gradient
@@ -40,11 +44,13 @@ def floored_std(q_nk: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     Args:
         q_nk: posteriors, shape (..., n, K).
         floor: smallest standard deviation.
+        average: from a mean over the cells given to that over a minibatch of which they are a share.
 
     Returns:
         sigma of shape (..., 1, K), and how many categories are on the floor, shape (...).
     """
-    var_k = q_nk.var(dim=-2, correction=0, keepdim=True)
+    mean_k = average(q_nk.mean(dim=-2, keepdim=True))
+    var_k = average((q_nk - mean_k).square().mean(dim=-2, keepdim=True))
     low = var_k < floor * floor
     # The root of the floored variance, not the floored root: the root has no finite slope at zero.
     return var_k.clamp_min(floor * floor).sqrt(), low.sum(dim=(-2, -1))

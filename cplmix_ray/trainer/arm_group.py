@@ -9,6 +9,7 @@ from cplmix_ray.arm import ArmShape, PackedArms
 from cplmix_ray.config import Config
 from cplmix_ray.data.preparation import Preparation
 from cplmix_ray.likelihoods import LIKELIHOODS
+from cplmix_ray.minibatch import WHOLE, Shards
 from cplmix_ray.trainer.adam import Adam
 from cplmix_ray.trainer.randomness import INIT, arm_generators
 
@@ -36,6 +37,7 @@ class ArmGroup:
     Args:
         saved: a snapshot's arms to go on from, taken on any layout; None initialises from the seed.
         step: steps already done.
+        shards: the shares of a minibatch that are held here.
     """
 
     def __init__(
@@ -46,21 +48,32 @@ class ArmGroup:
         device: torch.device,
         saved: dict[int, dict[str, Tensor]] | None = None,
         step: int = 0,
+        shards: Shards = WHOLE,
     ):
-        self.arms, self.device = tuple(arms), device
+        self.arms, self.device, self.shards = tuple(arms), device, shards
         self.network = build_network(len(arms), config, preparation)
         if saved is None:
             cpu = torch.device("cpu")  # weights do not depend on the device that they end up on
             owners = [0] if config.model.shared_parameters else arms
             self.network.draw([arm_generators(config.seed, arm, cpu, [INIT])[INIT] for arm in owners])
         self.network.to(device)
+        self.network.share_out(self.shards)
         self.optimiser = Adam(self.network.parameters(), config.training.lr)
-        self.generators = [arm_generators(config.seed, arm, device) for arm in arms]
+        self.generators = [
+            [arm_generators(config.seed, arm, device, shard=shard) for shard in self.shards.held] for arm in arms
+        ]
         if saved is not None:
             self._restore(saved, step, config.seed)
 
+    def draws(self, purpose: str) -> list[list[torch.Generator]]:
+        """Each arm's generators for a purpose, one for each share of a minibatch held here."""
+        return [[generators[purpose] for generators in own] for own in self.generators]
+
     def snapshot(self) -> dict[int, dict[str, Tensor]]:
-        """Copies of every arm's tensors on the CPU; nothing in them says which arms shared a worker."""
+        """Copies of every arm's tensors on the CPU; nothing in them says which arms shared a worker.
+
+        Workers that hold other shares of the same arms' minibatches tell of their generators alone.
+        """
         return {arm: {name: t.detach().cpu().clone() for name, t in self._named(i)} for i, arm in enumerate(self.arms)}
 
     def load_weights(self, saved: dict[int, dict[str, Tensor]]) -> None:
@@ -76,6 +89,12 @@ class ArmGroup:
             yield name, tensor[min(i, tensor.shape[0] - 1)]
 
     def _named(self, i: int) -> Iterator[tuple[str, Tensor]]:
+        yield from self._learned(i) if self.shards.speaks else ()
+        for shard, generators in zip(self.shards.held, self.generators[i], strict=True):
+            for purpose, generator in generators.items():
+                yield _generator_name(purpose, shard), generator.get_state()
+
+    def _learned(self, i: int) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self._weights(i):
             yield f"network/{name}", tensor
         for name, parameter in self.network.named_parameters():
@@ -84,8 +103,6 @@ class ArmGroup:
                 yield f"adam/{name}/step", state["step"]
                 for moment in _MOMENTS:
                     yield f"adam/{name}/{moment}", state[moment][min(i, len(parameter) - 1)]
-        for purpose, generator in self.generators[i].items():
-            yield f"generators/{purpose}", generator.get_state()
 
     def _restore(self, saved: dict[int, dict[str, Tensor]], step: int, seed: int) -> None:
         self.load_weights(saved)
@@ -96,15 +113,21 @@ class ArmGroup:
                     **{moment: torch.zeros_like(parameter) for moment in _MOMENTS},
                 }
         for i, arm in enumerate(self.arms):
-            for name, tensor in self._named(i):
+            for name, tensor in self._learned(i):
                 if name.startswith("adam/") and name in saved[arm]:
                     tensor.copy_(saved[arm][name])
             self._restore_generators(i, saved[arm], step, seed)
 
     def _restore_generators(self, i: int, saved: dict[str, Tensor], step: int, seed: int) -> None:
-        states = {purpose: saved[f"generators/{purpose}"] for purpose in self.generators[i]}
-        if all(s.shape == self.generators[i][p].get_state().shape for p, s in states.items()):
-            for purpose, state in states.items():
-                self.generators[i][purpose].set_state(state)
-        else:  # saved on another kind of device: same law, other numbers
-            self.generators[i] = arm_generators(seed, self.arms[i], self.device, step=step)
+        for at, shard in enumerate(self.shards.held):
+            fresh = self.generators[i][at]
+            states = {p: saved[name] for p in fresh if (name := _generator_name(p, shard)) in saved}
+            if all(p in states and states[p].shape == g.get_state().shape for p, g in fresh.items()):
+                for purpose, state in states.items():
+                    fresh[purpose].set_state(state)
+            else:  # saved on another kind of device, or with fewer shares: same law, other numbers
+                self.generators[i][at] = arm_generators(seed, self.arms[i], self.device, step=step, shard=shard)
+
+
+def _generator_name(purpose: str, shard: int) -> str:
+    return f"generators/{purpose}/{shard}" if shard else f"generators/{purpose}"

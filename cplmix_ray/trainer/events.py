@@ -61,7 +61,11 @@ class Snapshot:
     arms: dict[int, dict[str, Tensor]] = field(repr=False)
 
     def joined(self, others: Sequence["Snapshot"]) -> "Snapshot":
-        return Snapshot(self.step, {arm: t for part in (self, *others) for arm, t in part.arms.items()})
+        arms: dict[int, dict[str, Tensor]] = {}
+        for part in (self, *others):
+            for arm, tensors in part.arms.items():
+                arms[arm] = {**arms.get(arm, {}), **tensors}
+        return Snapshot(self.step, arms)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Posteriors of given cells, with no sampling."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from cplmix_ray.simplex import centre
 from cplmix_ray.trainer.reading import Reader
 
 BATCH = 2048
+"""Cells that are asked about at once."""
 
 
 @torch.no_grad()
@@ -33,15 +35,49 @@ def posteriors(network: PackedArms, rows: Reader, idx_n: np.ndarray) -> tuple[np
     return np.concatenate(blocks, axis=1), (loss_a / len(idx_n)).tolist()
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What all arms say of n cells.
+
+    Attributes:
+        log_q_ank: each arm's log-posterior, float32.
+        probs_nk: consensus posterior, the Aitchison mean of the arms' posteriors, float32.
+        state_nd: mean state of arm 0 given the consensus posterior, float32.
+        reconstruction: each arm's loss in nats a cell, as ``posteriors`` gives it; NaN where it is not wanted.
+    """
+
+    log_q_ank: np.ndarray
+    probs_nk: np.ndarray
+    state_nd: np.ndarray
+    reconstruction: list[float]
+
+
 @torch.no_grad()
-def consensus_states(network: PackedArms, rows: Reader, idx_n: np.ndarray) -> np.ndarray:
-    """Each arm's mean state given the consensus posterior, shape (A, n, d) float32."""
-    blocks = [np.zeros((network.n_arms, 0, network.model.state_dim), np.float32)]
-    for cells in _batches(network, rows, idx_n):
+def answers(network: PackedArms, blocks: Iterable[Rows], n: int, reconstruct: bool = True) -> Answers:
+    """Ask arms that are all in this network, in one pass: every cell is read and encoded once.
+
+    Args:
+        blocks: all cells, in order; one is held at a time.
+        n: how many cells they are.
+        reconstruct: whether the reconstruction loss is wanted, which takes half of the time.
+    """
+    network.eval()
+    n_arms, k, d = network.n_arms, network.model.n_categories, network.model.state_dim
+    log_q_ank, loss_a = np.empty((n_arms, n, k), np.float32), torch.zeros(n_arms)
+    probs_nk, state_nd, at = np.empty((n, k), np.float32), np.empty((n, d), np.float32), 0
+    for block in blocks:
+        cells, to = [block] * n_arms, slice(at, at + block.shape[0])
         encoded = network.encode(cells)
-        c_ank = centre(encoded.log_q_ank).expand(network.n_arms, -1, -1)
-        blocks.append(network.state(encoded.z_anb, c_ank)[0].cpu().numpy())
-    return np.concatenate(blocks, axis=1)
+        if reconstruct:
+            q_ank = encoded.log_q_ank.exp()
+            mu_and, _ = network.state(encoded.z_anb, q_ank)
+            loss_a += network.reconstruction(cells, mu_and, q_ank).cpu() * block.shape[0]
+        consensus_nk = centre(encoded.log_q_ank)
+        mu_and, _ = network.state(encoded.z_anb, consensus_nk.expand(n_arms, -1, -1))
+        log_q_ank[:, to], probs_nk[to] = encoded.log_q_ank.cpu().numpy(), consensus_nk.cpu().numpy()
+        state_nd[to] = mu_and[0].cpu().numpy()
+        at = to.stop
+    return Answers(log_q_ank, probs_nk, state_nd, (loss_a / (n if reconstruct else 0)).tolist())
 
 
 def _batches(network: PackedArms, rows: Reader, idx_n: np.ndarray) -> Iterator[list[Rows]]:

@@ -4,22 +4,25 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from cplmix_ray.config import Config
 from cplmix_ray.copies import build_copies
 from cplmix_ray.coupling import ArmSum
 from cplmix_ray.data.training_set import TrainingSet, copies_for
+from cplmix_ray.errors import InputError
+from cplmix_ray.minibatch import Shards
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.events import Evaluated, Event, Logged, Snapshot
 from cplmix_ray.trainer.inference import posteriors
 from cplmix_ray.trainer.merging import merge_categories
-from cplmix_ray.trainer.randomness import CellOrder
+from cplmix_ray.trainer.peers import Peers
 from cplmix_ray.trainer.reading import row_reader
 from cplmix_ray.trainer.schedules import lr_at, weights_at
 from cplmix_ray.trainer.step import Exercise, draw_copies, train_step
+from cplmix_ray.trainer.supply import Supply, open_supply
 
 
 @dataclass(frozen=True)
@@ -42,28 +45,46 @@ def train_arms(
     arms: Sequence[int],
     device: torch.device,
     start: Start,
-    group: dist.ProcessGroup | None = None,
+    peers: Peers | None = None,
 ) -> Iterator[Event]:
-    """Train ``arms`` of the run; the others train elsewhere in ``group``, or are all here where it is None.
+    """Train ``arms`` of the run; the others train with the ``peers``, or are all here where there are none.
 
     Yields:
         Terms of the objective every ``log_every`` steps, posteriors every ``evaluate_every``, snapshots every
-        ``checkpoint_every`` and at the end.
+        ``checkpoint_every`` and at the end. Where several workers hold the same arms, the first tells of them; what
+        the others tell holds no arm, and in snapshots their own generators.
+
+    Raises:
+        InputError: a minibatch cannot be shared out evenly, or cells that stay on disk cannot be read.
     """
+    with open_supply(data, config) as supply:
+        yield from _train(config, data, supply, arms, device, start, peers or Peers.alone(config.placement.replicas))
+
+
+def _train(
+    config: Config,
+    data: TrainingSet,
+    supply: Supply,
+    arms: Sequence[int],
+    device: torch.device,
+    start: Start,
+    peers: Peers,
+) -> Iterator[Event]:
     training = config.training
+    shards = peers.shards
     n_steps = training.steps(len(data.train_idx))
     ours = None if start.arms is None else {arm: start.arms[arm] for arm in arms}
-    worker = ArmGroup(config, data.preparation, arms, device, ours, start.step)
-    chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data)
+    worker = ArmGroup(config, data.preparation, arms, device, ours, start.step, shards)
+    chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data, supply.stand_ins)
     guess = None if data.guess is None or not config.guesses else torch.as_tensor(data.guess)
     prior = None if guess is None else log_abundances(guess[data.train_idx], config.model.n_categories).to(device)
-    exercise = Exercise(config, row_reader(data.values_ng, device), chain, n_steps, ArmSum(group), prior)
-    order = CellOrder(data.train_idx, training.batch_size, config.seed)
+    exercise = Exercise(config, row_reader(supply.values_ng, device), chain, n_steps, ArmSum(peers.arms), prior)
+    _require_even_shares(min(training.batch_size, len(data.train_idx)), shards.n)
     begun = time.perf_counter()
 
     for step in range(start.step, n_steps):
-        idx_n = order.batch(step)
-        guess_n = None if guess is None else guess[idx_n].to(device)
+        idx_n = supply.batch(step)
+        guess_n = None if guess is None else guess[here(idx_n, shards)].to(device)
         terms, distance = train_step(worker, exercise, draw_copies(worker, exercise, idx_n), step, guess_n)
         done = step + 1
         last = done == n_steps
@@ -71,9 +92,10 @@ def train_arms(
         shown = last or done % training.evaluate_every == 0 or done % training.checkpoint_every == 0
         first_stage = config.alignment.align_steps
         if config.model.overcluster > 1 and (done == first_stage or (done < first_stage and shown)):
-            merge_categories(worker, exercise, data.train_idx, done)
+            merge_categories(worker, exercise, supply.at_hand, done)
         if done % training.log_every == 0 or last:
-            per_arm = {name: value.tolist() for name, value in terms.items()}
+            terms, distance = whole_minibatch(terms, distance, shards)
+            per_arm = {name: value.tolist() if shards.speaks else [] for name, value in terms.items()}
             common = {
                 "distance": float(distance),
                 "lam": weights_at(step, config).lam,
@@ -82,6 +104,36 @@ def train_arms(
             seconds = time.perf_counter() - begun
             yield Logged(done, per_arm, common, seconds, exercise.arm_sum.waited, exercise.arm_sum.sent)
         if (done % training.evaluate_every == 0 or last) and len(data.val_idx):
-            yield Evaluated(done, *posteriors(worker.network, exercise.rows, data.val_idx))
+            yield Evaluated(done, *_validation(worker, exercise, data.val_idx))
         if done % training.checkpoint_every == 0 or last:
             yield Snapshot(done, worker.snapshot())
+
+
+def here(idx_n: np.ndarray, shards: Shards) -> np.ndarray:
+    """Of the rows of a minibatch, those that this worker holds."""
+    shares = np.split(idx_n, shards.n)
+    return np.concatenate([shares[shard] for shard in shards.held])
+
+
+def whole_minibatch(terms: dict[str, Tensor], distance: Tensor, shards: Shards) -> tuple[dict[str, Tensor], Tensor]:
+    """Terms and distance averaged over the shares of the minibatch."""
+    if shards.group is None:
+        return terms, distance
+    packed = torch.stack([*terms.values(), distance.expand_as(next(iter(terms.values())))]).float()
+    *values, distances = shards.average(packed)
+    return dict(zip(terms, values, strict=True)), distances[0]
+
+
+def _validation(worker: ArmGroup, exercise: Exercise, val_idx: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """Posteriors and reconstruction of this worker's arms; of none where another worker tells of them."""
+    if worker.shards.speaks:
+        return posteriors(worker.network, exercise.rows, val_idx)
+    return np.zeros((0, len(val_idx), exercise.config.model.n_categories), np.float32), []
+
+
+def _require_even_shares(batch_size: int, replicas: int) -> None:
+    if batch_size % replicas:
+        raise InputError(
+            f"A minibatch of {batch_size} cells cannot be shared out evenly among --replicas {replicas}; choose a "
+            f"--batch-size that is a multiple of it."
+        )

@@ -7,7 +7,7 @@ import torch
 
 INIT, AUGMENT, GUMBEL, STATE, DROPOUT = "init", "augment", "gumbel", "state", "dropout"
 PURPOSES = (INIT, AUGMENT, GUMBEL, STATE, DROPOUT)
-_DATA, _MERGING = 1000, 1001  # apart from the purposes, as these belong to no arm
+DATA, _MERGING, _SHARD = 1000, 1001, 2000  # apart from the purposes, as these belong to no arm
 
 
 def _seed(*key: int) -> int:
@@ -15,39 +15,20 @@ def _seed(*key: int) -> int:
 
 
 def arm_generators(
-    seed: int, arm: int, device: torch.device, purposes: Iterable[str] = PURPOSES, step: int = 0
+    seed: int, arm: int, device: torch.device, purposes: Iterable[str] = PURPOSES, step: int = 0, shard: int = 0
 ) -> dict[str, torch.Generator]:
-    """Fresh generators of one arm.
+    """Fresh generators of one arm, for a share of its minibatches.
 
     Args:
         step: 0 at the start of a run; where a run goes on on another kind of device, whose generators have other
             states, the step it goes on from.
     """
-    key = (seed, arm) if step == 0 else (seed, arm, step)
+    key: tuple[int, ...] = (seed, arm) if step == 0 else (seed, arm, step)
+    if shard:
+        key = (seed, arm, step, _SHARD + shard)
     return {p: torch.Generator(device).manual_seed(_seed(*key, PURPOSES.index(p))) for p in purposes}
 
 
 def merging_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
     """For the copies from which fine categories are merged: the same for all workers, known after any restart."""
     return torch.Generator(device).manual_seed(_seed(seed, _MERGING, step))
-
-
-class CellOrder:
-    """Minibatches as a function of (seed, step): the same for all arms, and known after any restart.
-
-    Each epoch is a new permutation; its last, incomplete minibatch is left out.
-    """
-
-    def __init__(self, train_idx: np.ndarray, batch_size: int, seed: int):
-        self.train_idx, self.seed = train_idx, seed
-        self.batch_size = min(batch_size, len(train_idx))
-        self.batches = len(train_idx) // self.batch_size
-        self._epoch, self._order = -1, train_idx
-
-    def batch(self, step: int) -> np.ndarray:
-        """Rows of the minibatch of ``step``, shape (batch_size,)."""
-        epoch, at = divmod(step, self.batches)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([self.seed, _DATA, epoch]).permutation(self.train_idx)
-        return self._order[at * self.batch_size : (at + 1) * self.batch_size]

@@ -1,11 +1,14 @@
 """From rows of the data to the rows of a minibatch, on the device that computes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from cplmix_ray.data.on_disk import RowsOnDisk
 from cplmix_ray.data.source import Values
 from cplmix_ray.data.training_set import take_rows
 from cplmix_ray.minibatch import DenseRows, Rows, SparseRows
@@ -18,15 +21,35 @@ Reader = Callable[[Tensor], Rows]
 def row_reader(values_ng: Values, device: torch.device) -> Reader:
     """Rows stay sparse where that is faster: on the CPU, and where most values are zero."""
 
-    def read(idx_n: Tensor) -> Rows:
-        taken = take_rows(values_ng, idx_n.numpy())
-        if not sp.issparse(taken):
-            return DenseRows(torch.from_numpy(taken).to(device))
-        if device.type == "cpu" and taken.nnz < DENSE_FROM * taken.shape[0] * taken.shape[1]:
-            return SparseRows.from_csr(taken)
-        return DenseRows(_filled_in(taken, device))
+    return lambda idx_n: _onto(take_rows(values_ng, idx_n.numpy()), device)
 
-    return read
+
+def in_order(values_ng: Values, size: int, device: torch.device) -> Generator[Rows, None, None]:
+    """All rows, ``size`` at a time; from disk, a thread reads the next ones while the present ones are at work.
+
+    Raises:
+        InputError: the file is gone or broken.
+    """
+    parts = [np.arange(at, min(at + size, values_ng.shape[0])) for at in range(0, values_ng.shape[0], size)]
+    if not isinstance(values_ng, RowsOnDisk):
+        for part in parts:
+            yield _onto(take_rows(values_ng, part), device)
+        return
+    with values_ng.opened() as read, ThreadPoolExecutor(1, thread_name_prefix="cells") as thread:
+        coming = None if not parts else thread.submit(read, parts[0])
+        for number in range(1, len(parts) + 1):
+            assert coming is not None
+            present = coming.result()
+            coming = None if number == len(parts) else thread.submit(read, parts[number])
+            yield _onto(present, device)
+
+
+def _onto(taken: Values, device: torch.device) -> Rows:
+    if not sp.issparse(taken):
+        return DenseRows(torch.from_numpy(taken).to(device))
+    if device.type == "cpu" and taken.nnz < DENSE_FROM * taken.shape[0] * taken.shape[1]:
+        return SparseRows.from_csr(taken)
+    return DenseRows(_filled_in(taken, device))
 
 
 def _filled_in(taken: sp.csr_matrix, device: torch.device) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 from cplmix_ray.arm import Encoded, gaussian_sample, gumbel_noise, gumbel_softmax
 from cplmix_ray.config import Config
 from cplmix_ray.copies import Copy, make_copies
-from cplmix_ray.coupling import ArmSum, build_coupling
+from cplmix_ray.coupling import ArmSum, build_coupling, sum_gradients
 from cplmix_ray.errors import NonFiniteError
-from cplmix_ray.minibatch import Cells, Rows
+from cplmix_ray.minibatch import Cells, Rows, stacked
 from cplmix_ray.objective import Terms, categorical_entropy, loss_of, marginal_entropy, state_kl
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.guard import require_finite
@@ -41,9 +41,13 @@ class Exercise:
 
 
 def draw_copies(group: ArmGroup, exercise: Exercise, idx_n: np.ndarray) -> list[Rows]:
-    """Each arm's own copies of the same cells."""
-    rows = torch.as_tensor(idx_n)
-    return [make_copies(exercise.chain, rows, exercise.rows, g[AUGMENT]) for g in group.generators]
+    """Each arm's own copies of the same cells, of the shares of the minibatch that are held here."""
+    shares = np.split(idx_n, group.shards.n)
+    held = [torch.as_tensor(shares[shard]) for shard in group.shards.held]
+    return [
+        stacked([make_copies(exercise.chain, idx, exercise.rows, draw) for idx, draw in zip(held, own, strict=True)])
+        for own in group.draws(AUGMENT)
+    ]
 
 
 def train_step(
@@ -64,15 +68,14 @@ def train_step(
     """
     config, network = exercise.config, group.network
     weights, n_arms = weights_at(step, config), config.model.n_arms
-    coupling = build_coupling(weights.coupling, n_arms, config.objective.sigma_floor)
+    coupling = build_coupling(weights.coupling, n_arms, config.objective.sigma_floor, group.shards)
     network.train()
-    hiding = [generators[DROPOUT] for generators in group.generators]
-    encoded = network.encode(cells, config.model.input_dropout, hiding, fine=aligning(step, config))
+    encoded = network.encode(cells, config.model.input_dropout, group.draws(DROPOUT), fine=aligning(step, config))
     sent = coupling.send(encoded.log_q_ank)
     # The sum needs the encoder alone: it travels while the decoder runs.
     pending = exercise.arm_sum.launch(sent.u_ank, sent.norm2_a)
     entropy = categorical_entropy(encoded.log_q_ank).mean(-1)
-    spread = marginal_entropy(encoded.log_q_ank, exercise.log_prior_k)
+    spread = marginal_entropy(encoded.log_q_ank, exercise.log_prior_k, group.shards.average)
     guess = _surprise(encoded.log_q_ank, guess_n) if weights.guess else None
     if weights.reconstruction is None:
         terms = Terms(entropy, spread, guess=guess)
@@ -87,7 +90,7 @@ def train_step(
         raise NonFiniteError("coupling", None, step)
     own_a, surrogate_a = loss_of(terms, n_arms, weights), coupling.surrogate(sent, sum_nk)
     group.optimiser.zero_grad(set_to_none=True)
-    (own_a + weights.lam * surrogate_a).sum().backward()
+    ((own_a + weights.lam * surrogate_a).sum() * group.shards.part).backward()
     report["loss"] = own_a + weights.lam * coupling.share(surrogate_a, sum_nk)
     report["gradient"] = _update(group, exercise, step)
     report["sigma_floored"] = sent.floored_a
@@ -114,6 +117,7 @@ def _update(group: ArmGroup, exercise: Exercise, step: int) -> Tensor:
     training, parameters = exercise.config.training, list(group.network.parameters())
     if exercise.config.model.shared_parameters:
         exercise.arm_sum.reduce_gradients(parameters)
+    sum_gradients(parameters, group.shards.group)
     norms = [torch.linalg.vector_norm(p.grad.flatten(1), dim=1) for p in parameters if p.grad is not None]
     norm_a = torch.linalg.vector_norm(torch.stack(norms), dim=0).expand(len(group.arms))
     require_finite({"gradient": norm_a}, group.arms, step)
@@ -130,7 +134,12 @@ def _update(group: ArmGroup, exercise: Exercise, step: int) -> Tensor:
 
 def _noise(group: ArmGroup, purpose: str, like_ani: Tensor) -> Tensor:
     """Each arm's own noise in the shape of ``like_ani``: Gumbel for the category, Gaussian for the state."""
-    shape = tuple(like_ani.shape[1:])
-    if purpose == GUMBEL:
-        return torch.stack([gumbel_noise(shape, g[GUMBEL]) for g in group.generators])
-    return torch.stack([torch.randn(shape, generator=g[purpose], device=group.device) for g in group.generators])
+    n, width = like_ani.shape[1:]
+    shape = (n // len(group.shards.held), width)
+
+    def drawn(generator: torch.Generator) -> Tensor:
+        if purpose == GUMBEL:
+            return gumbel_noise(shape, generator)
+        return torch.randn(shape, generator=generator, device=group.device)
+
+    return torch.stack([torch.cat([drawn(generator) for generator in own]) for own in group.draws(purpose)])

@@ -21,6 +21,7 @@ from cplmix_ray.errors import TrainingError
 from cplmix_ray.trainer.checkpoint import latest_checkpoint, write_checkpoint
 from cplmix_ray.trainer.events import Event, Snapshot
 from cplmix_ray.trainer.loop import Start, train_arms
+from cplmix_ray.trainer.peers import Peers
 
 _ARMS = "arms-"
 
@@ -61,7 +62,8 @@ def work(settings: dict[str, Job]) -> None:
     start = _start(job)
     tell(Began(start.step))
     arms = job.plan.workers[rank]
-    for event in train_arms(job.config, job.data.fetch(), arms, device, start, dist.group.WORLD):
+    peers = Peers.in_world(job.config.placement.replicas)
+    for event in train_arms(job.config, job.data.fetch(), arms, device, start, peers):
         tell(event)
         if isinstance(event, Snapshot):  # told first: what Ray Train holds, the driver must never lack
             _report(event)
