@@ -12,7 +12,7 @@ from torch import Tensor
 from cplmix_ray.arm.gene_layers import OutputLayer, RowsProduct, with_one
 from cplmix_ray.arm.layers import ArmProduct, PackedBatchNorm
 from cplmix_ray.likelihoods import LIKELIHOODS
-from cplmix_ray.minibatch import DenseRows, Rows, SparseRows, StackedRows, kept
+from cplmix_ray.minibatch import DenseRows, GatheredRows, Rows, SparseRows, StackedRows, kept
 from cplmix_ray.minibatch import dense as dense_module
 from cplmix_ray.trainer.reading import row_reader
 
@@ -37,6 +37,7 @@ def each_kind(csr: sp.csr_matrix) -> dict[str, Rows]:
     return {
         "dense": DenseRows(values),
         "sparse": SparseRows.from_csr(csr),
+        "gathered": GatheredRows(np.vstack([csr.toarray(), np.ones((2, G))])[::-1].copy(), np.arange(N + 1, 1, -1)),
         "dense shares": StackedRows([DenseRows(values[:3]), DenseRows(values[3:])]),
         "sparse shares": StackedRows([SparseRows.from_csr(csr[:4]), SparseRows.from_csr(csr[4:])]),
     }
@@ -118,7 +119,12 @@ def test_masks_have_the_shape_asked_for_and_come_back_with_the_seed(shape):
 
 def test_the_reader_keeps_rows_sparse_where_most_values_are_zero():
     idx_n = torch.tensor([3, 0, 6])
-    for values, kind in ((matrix(0.1), SparseRows), (matrix(0.9), DenseRows), (matrix(0.1).toarray(), DenseRows)):
+    for values, kind in (
+        (matrix(0.1), SparseRows),
+        (matrix(0.9), DenseRows),
+        (matrix(0.1).toarray(), DenseRows),
+        (matrix(0.1, np.float32).toarray(), GatheredRows),
+    ):
         rows = row_reader(values, CPU)(idx_n)
         assert type(rows) is kind
         expected = values[idx_n.numpy()]

@@ -11,7 +11,7 @@ from torch import Tensor
 from cplmix_ray.data.on_disk import RowsOnDisk
 from cplmix_ray.data.source import Values
 from cplmix_ray.data.training_set import take_rows
-from cplmix_ray.minibatch import DenseRows, Rows, SparseRows
+from cplmix_ray.minibatch import DenseRows, GatheredRows, Rows, SparseRows
 from cplmix_ray.minibatch.sparse import DENSE_FROM
 
 Reader = Callable[[Tensor], Rows]
@@ -19,9 +19,15 @@ Reader = Callable[[Tensor], Rows]
 
 
 def row_reader(values_ng: Values, device: torch.device) -> Reader:
-    """Rows stay sparse where that is faster: on the CPU, and where most values are zero."""
+    """Rows stay sparse where that is faster: on the CPU, and where most values are zero. Dense ones are not copied
+    there, but gathered where they are needed."""
 
-    return lambda idx_n: _onto(take_rows(values_ng, idx_n.numpy()), device)
+    def read(idx_n: Tensor) -> Rows:
+        if isinstance(values_ng, np.ndarray) and values_ng.dtype == np.float32 and device.type == "cpu":
+            return GatheredRows(values_ng, idx_n.numpy())
+        return _onto(take_rows(values_ng, idx_n.numpy()), device)
+
+    return read
 
 
 def in_order(values_ng: Values, size: int, device: torch.device) -> Generator[Rows, None, None]:
