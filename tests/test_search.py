@@ -195,6 +195,7 @@ def test_trials_share_the_cells_in_the_store(ray_cluster, source):
     shelf.close()
 
 
+@pytest.mark.slow
 def test_a_failed_trial_says_why_and_does_not_end_the_search(ray_cluster, source, tmp_path):
     spec = spec_of({"training.lr": {"grid": [1e-3, 1e30]}, "model.n_arms": {"grid": [1]}})
     findings, folder = run_search(spec, source, tmp_path / "out")
