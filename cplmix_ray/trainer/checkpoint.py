@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cplmix_ray.trainer.events import Snapshot
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = "manifest.json"
 
 
