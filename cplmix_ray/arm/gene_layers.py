@@ -104,12 +104,12 @@ class SquaredError(torch.autograd.Function):
     def backward(ctx, slope_a):  # type: ignore[override]
         h_anh, weight_sgh, slope_anh = ctx.saved_tensors
         scale_a = 2.0 * slope_a / h_anh.shape[1]
-        slopes = []
+        slope_agh = weight_sgh.new_empty(len(ctx.rows), *weight_sgh.shape[1:])
         for arm, x in enumerate(ctx.rows):
             h_nh = h_anh[arm] * scale_a[arm]
-            slope_gh = torch.mm(of_arm(weight_sgh, arm), torch.mm(h_nh.t(), h_anh[arm]))
-            slopes.append(slope_gh.sub_(x.transposed_times(h_nh)))
-        return slope_anh * scale_a[:, None, None], _for_sets(slopes, len(weight_sgh)), None
+            torch.mm(of_arm(weight_sgh, arm), torch.mm(h_nh.t(), h_anh[arm]), out=slope_agh[arm])
+            slope_agh[arm].sub_(x.transposed_times(h_nh))
+        return slope_anh * scale_a[:, None, None], _summed_if_shared(slope_agh, len(weight_sgh)), None
 
 
 class BlockwiseLoss(torch.autograd.Function):
@@ -161,5 +161,8 @@ def _by_blocks(
 
 def _for_sets(slopes: Sequence[Tensor], n_sets: int) -> Tensor:
     """Gradients of the arms as gradients of the sets of weights: summed where all arms share one."""
-    stacked = torch.stack(list(slopes))
-    return stacked if n_sets == len(slopes) else stacked.sum(0, keepdim=True)
+    return _summed_if_shared(torch.stack(list(slopes)), n_sets)
+
+
+def _summed_if_shared(slope_a: Tensor, n_sets: int) -> Tensor:
+    return slope_a if n_sets == len(slope_a) else slope_a.sum(0, keepdim=True)
