@@ -297,3 +297,28 @@ def test_weights_alone_are_taken_over_for_inference():
     x_ang = torch.rand(3, 4, 5, generator=generator_of(3))
     posteriors = [g.network.eval().encode(x_ang).log_q_ank for g in (group, other)]
     assert torch.equal(*posteriors)
+
+
+@pytest.mark.parametrize(
+    ("name", "view"), [*((name, "whole") for name in LIKELIHOODS), ("bernoulli", "content"), ("gaussian", "content")]
+)
+def test_products_in_half_precision_change_little(name, view):
+    model = Model(n_arms=2, n_categories=3, hidden=(16,), bottleneck=6, encoder_view=view, tau=1.0)
+    shape = ArmShape(144, LIKELIHOODS[name], library=50.0, image_shape=(12, 12))
+    x_ang = torch.rand(2, 30, 144, generator=generator_of(1))
+    x_ang = (3 * x_ang).floor() if LIKELIHOODS[name].counts else x_ang
+    told = []
+    for precision in (None, torch.bfloat16):
+        network = PackedArms(2, model, shape, precision)
+        network.draw([generator_of(arm) for arm in (0, 1)])
+        encoded = network.encode(x_ang)
+        q_ank = encoded.log_q_ank.exp()
+        loss_a = network.reconstruction(x_ang, network.state(encoded.z_anb, q_ank)[0], q_ank)
+        loss_a.sum().backward()
+        slopes = [p.grad for p in network.parameters() if p.grad is not None]
+        assert all(slope.dtype == torch.float32 and torch.isfinite(slope).all() for slope in slopes)
+        told.append((q_ank.detach(), loss_a.detach()))
+    (q, loss), (rounded_q, rounded_loss) = told
+    assert not torch.equal(loss, rounded_loss)
+    torch.testing.assert_close(rounded_q, q, rtol=0, atol=0.02)
+    torch.testing.assert_close(rounded_loss, loss, rtol=0.01, atol=0)

@@ -119,12 +119,12 @@ class PackedArms(nn.Module):
             generators: of each arm, one for each share of the minibatch that is held here.
             fine: stop at the fine categories.
         """
-        rows = [self._rounded(self.encoder_input(x)) for x in rows_of_arms(cells)]
+        rows = [self.encoder_input(x) for x in rows_of_arms(cells)]
         if dropout:
             assert generators is not None
             rows = [x.hidden(dropout, own) for x, own in zip(rows, generators, strict=True)]
         seen, pose_an3 = self._view(rows)
-        z_anb = self.bottleneck_norm(self.encoder(seen))
+        z_anb = self.bottleneck_norm(self.encoder([self._rounded(x) for x in seen]))
         logits_ank = self.category_head(z_anb)
         # Place and size are for the state alone: the category knows nothing of them.
         z_anb = z_anb if pose_an3 is None else torch.cat([z_anb, pose_an3], dim=-1)

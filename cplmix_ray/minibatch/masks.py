@@ -33,7 +33,11 @@ def _single_bits(words: Tensor) -> Tensor:
     """Every bit as a uint8."""
     if words.device.type == "cpu":
         return torch.from_numpy(np.unpackbits(words.view(torch.uint8).numpy()))
-    return (words.view(torch.uint8)[:, None] >> torch.arange(8, device=words.device)).bitwise_and_(1).flatten()
+    return (
+        (words.view(torch.uint8)[:, None] >> torch.arange(8, dtype=torch.uint8, device=words.device))
+        .bitwise_and_(1)
+        .flatten()
+    )
 
 
 def _at_least(draws: Tensor, bound: int) -> Tensor:
