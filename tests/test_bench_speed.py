@@ -169,6 +169,7 @@ def test_a_peak_is_a_speed(quick):
     assert matmul_peak(torch.device("cpu")) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PeakMemory(torch.device("cpu")).before, reason="the system does not tell")
 def test_memory_is_counted_at_its_peak_and_in_a_process_of_its_own():
     """Eight megabytes a tensor of all values, of which the plain step makes several and the package's none."""
@@ -187,6 +188,7 @@ def test_a_process_that_dies_is_one_sentence(monkeypatch):
         memory_of("ours", TINY, "no such device", 1)
 
 
+@pytest.mark.slow
 def test_arms_on_actors_are_compared_with_one_arm_on_one(ray_cluster, monkeypatch):
     monkeypatch.setattr(spread, "STEPS", 3)
     monkeypatch.setitem(machine._SIDES, "cpu", (64,))

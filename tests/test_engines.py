@@ -87,6 +87,7 @@ def test_actors_equal_packed_step_by_step(ray_cluster, data, n_arms, layout, mod
     assert_same_run(packed, run(config, data, *layout))
 
 
+@pytest.mark.slow
 def test_final_assignments_do_not_depend_on_the_layout(ray_cluster, data):
     config = config_of(2)
 

@@ -56,6 +56,7 @@ def test_held_out_cells_have_no_say(sections):
     np.testing.assert_array_equal(one.neighbours, other.neighbours)
 
 
+@pytest.mark.slow
 def test_a_guess_knows_no_labels():
     """With labels, with other labels, and without any: the same run, bit by bit."""
     config, adata, shuffled = config_of(**GUESS), planted(), planted()

@@ -512,6 +512,7 @@ def test_the_loop_holds_no_more_than_two_buffers(path, monkeypatch):
 ACTORS = Plan("ray", ((0,), (1,)), False, "")
 
 
+@pytest.mark.slow
 def test_arms_on_actors_read_the_file_themselves(path, ray_cluster):
     """What travels is where the cells are."""
     config = settings(**RECIPES["neighbours"])

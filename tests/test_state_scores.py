@@ -53,6 +53,7 @@ def test_a_state_that_tells_nothing_scores_near_zero():
     assert 0 <= scores[RHO] < 0.05
 
 
+@pytest.mark.slow
 def test_by_chance_the_best_of_two_coordinates_is_above_zero_and_the_regression_is_not():
     """The figures of docs/metrics.md: types of 20 cells and a state of two dimensions that tells nothing."""
     rng = np.random.default_rng(6)
