@@ -143,9 +143,14 @@ def test_the_most_telling_error_is_the_one_that_is_raised(found, kind, words):
 @pytest.mark.slow
 @pytest.mark.parametrize("nodes", [3, 2], ids=["a spare node", "no spare node"])
 def test_a_killed_node_is_survived(nodes):
-    """Ray's own cluster of several nodes on this machine, in a process of its own."""
-    script = Path(__file__).parent / "node_loss.py"
-    done = subprocess.run([sys.executable, script, str(nodes)], capture_output=True, text=True, timeout=300)
+    """Ray's own cluster of several nodes on this machine, in a process of its own.
+
+    Without a spare node the arms are packed from the loss on. Their numbers then differ by rounding, which training
+    makes larger: after 160 more steps posteriors are within 3e-5, after 320 they were once 0.15 apart.
+    """
+    script, steps = Path(__file__).parent / "node_loss.py", 400 if nodes == 3 else 240
+    command = [sys.executable, script, str(nodes), str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     seen = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
     assert seen["restarts"] == 1 and seen["from_step"] >= 80
@@ -156,4 +161,4 @@ def test_a_killed_node_is_survived(nodes):
         assert seen["bitwise"]
     else:
         assert len(seen["nodes_after"]) == 1 and "0+1" in seen["moved"][0]
-    assert seen["posterior_difference"] < 1e-2 and seen["same_categories"]
+    assert seen["posterior_difference"] < 1e-3 and seen["same_categories"]
