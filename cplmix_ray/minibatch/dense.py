@@ -115,7 +115,7 @@ class DenseRows(Rows):
         costs more than the product, because the system has to hand out its pages one by one."""
         n, g = self.shape
         height = min(n, block_height(g, self.device))
-        buffer_mg = None if self.whole and type(self) is DenseRows else self._buffer(height)
+        buffer_mg = None if self.whole else self._buffer(height)
         for start in range(0, n, height):
             stop = min(start + height, n)
             out_mg = None if buffer_mg is None else buffer_mg[: stop - start]
