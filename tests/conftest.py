@@ -1,6 +1,9 @@
 """Shared by all tests: one Ray for the session, quiet and small."""
 
+import csv
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -34,3 +37,31 @@ def ray_cluster():
     )
     yield ray
     ray.shutdown()
+
+
+_FAULT_COLUMNS = ("fault", "made", "times", "happened", "steps_lost", "seconds")
+
+
+@pytest.fixture
+def fault_row() -> Callable[..., None]:
+    """Keeps what a test that does damage has seen, as a row of the file named by CPLMIX_RAY_FAULTS.
+
+    docs/reliability.md is written from these rows. ``times`` counts how often the damage was done, ``steps_lost`` and
+    ``seconds`` (to recover) are the largest seen, None where there is nothing to lose or to recover from.
+    """
+
+    def keep(
+        fault: str, made: str, times: int, happened: str, steps_lost: int | None = None, seconds: float | None = None
+    ) -> None:
+        target = os.environ.get("CPLMIX_RAY_FAULTS")
+        if target is None:
+            return
+        new = not Path(target).exists()
+        with open(target, "a", newline="", encoding="utf-8") as file:
+            table = csv.writer(file, lineterminator="\n")
+            if new:
+                table.writerow(_FAULT_COLUMNS)
+            shown = None if seconds is None else round(seconds, 1)
+            table.writerow([fault, made, times, happened, steps_lost, shown])
+
+    return keep
