@@ -30,10 +30,10 @@ class WorkerLostError(TrainingError):
 
 
 class NonFiniteError(TrainingError):
-    """A term of the objective is NaN or infinite.
+    """A number of an arm is NaN or infinite.
 
     Args:
-        term: name of the term, as in the logs.
+        term: name of the term of the objective, as in the logs, or of what else it is.
         arm: index of the arm, or None where the value came from another worker's arm.
         step: optimisation step, counted from 0.
     """

@@ -32,7 +32,7 @@ class Objective(Section):
     guess: float = Field(
         0.0, ge=0, description="Weight with which the arms keep to the first guess after the first stage."
     )
-    sigma_floor: float = Field(1e-3, gt=0, description="Smallest s.d. of a category in the distance d_sigma.")
+    sigma_floor: float = Field(1e-3, gt=0, le=1, description="Smallest s.d. of a category in the distance d_sigma.")
 
 
 class Alignment(Section):

@@ -20,8 +20,9 @@ class Thinning(Copy):
     def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
         if self.keep >= 1.0:
             return x_ng
-        out_ng = torch.zeros_like(x_ng)
-        # Most counts are zero and stay so; the binomial sampler is slow, so only the others are drawn.
+        # Most counts are zero and stay so; the binomial sampler is slow, so only the others are drawn. What is no count
+        # (NaN) stays too: made zero here, nobody would hear of it.
+        out_ng = x_ng.clone()
         seen = x_ng > 0
         counts = x_ng[seen]
         out_ng[seen] = torch.binomial(counts, torch.full_like(counts, self.keep), generator=generator)

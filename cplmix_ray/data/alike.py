@@ -6,7 +6,7 @@ import numpy as np
 
 from cplmix_ray.config import Config
 from cplmix_ray.data.alike_on_disk import places_and_guess
-from cplmix_ray.data.components import principal_components
+from cplmix_ray.data.components import principal_components, require_differences
 from cplmix_ray.data.fit import Fitted
 from cplmix_ray.data.neighbours import nearest
 from cplmix_ray.data.on_disk import RowsOnDisk
@@ -35,12 +35,14 @@ def find_alike(fitted: Fitted, source: Source, train_idx: np.ndarray, config: Co
     """Neighbours and a guess from the training cells alone.
 
     Raises:
-        InputError: an ensemble is asked for that the data cannot have.
+        InputError: the cells do not differ, or an ensemble is asked for that the data cannot have.
     """
     if isinstance(fitted.values_ng, RowsOnDisk):
         places, guess = places_and_guess(fitted, source, train_idx, config, neighbours_wanted)
         return Alike(None, guess, places)
     n_categories, ensemble = config.ensemble_of, None
+    if neighbours_wanted or n_categories is not None:
+        require_differences(fitted.log_values_ng[train_idx], source.name)
     if n_categories is not None:
         ensemble = ensemble_of(fitted, source, train_idx, n_categories, config.seed)
     neighbours = guess = None

@@ -7,7 +7,7 @@ from sklearn.decomposition import PCA
 from usearch.index import Index
 
 from cplmix_ray.config import Config
-from cplmix_ray.data.components import fit_components, principal_components
+from cplmix_ray.data.components import fit_components, principal_components, require_differences
 from cplmix_ray.data.fit import Fitted
 from cplmix_ray.data.on_disk import RowsOnDisk
 from cplmix_ray.data.partitions import ensemble_of
@@ -33,6 +33,8 @@ def places_and_guess(
     logged, seed = fitted.log_values_ng, config.seed
     sample = train_idx[logged.drawn(len(train_idx), seed)]
     log_ng = logged.rows(sample)
+    if neighbours_wanted or config.ensemble_of is not None:
+        require_differences(log_ng, source.name)
     ensemble = None
     if config.ensemble_of is not None:
         compared = replace(source, values_ng=source.values_ng.rows(sample))

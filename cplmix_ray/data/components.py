@@ -5,6 +5,27 @@ import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
 from cplmix_ray.data.source import Values
+from cplmix_ray.errors import InputError
+
+_LEAST_SPREAD = 1e-12
+"""Of log-expression; the squares of less are lost in 32 bits."""
+
+
+def require_differences(values_ng: Values, name: str) -> None:
+    """Two cells or more are compared only where there is a gene in which they differ.
+
+    Args:
+        name: of the data, for the message.
+
+    Raises:
+        InputError: there is none.
+    """
+    spread_g = values_ng.max(axis=0) - values_ng.min(axis=0)
+    if values_ng.shape[0] > 1 and spread_g.max() <= _LEAST_SPREAD:
+        raise InputError(
+            f"{name} has no gene in which its training cells differ, once prepared, so there is nothing to tell apart; "
+            f"look at the matrix (--layer), and at --target-sum where it is set."
+        )
 
 
 def principal_components(values_ng: Values, n_components: int, seed: int) -> np.ndarray:

@@ -15,10 +15,11 @@ from cplmix_ray.data.lazy import LazyRows, limits
 from cplmix_ray.data.on_disk import choose_genes
 from cplmix_ray.data.preparation import Preparation, check_finite, prepare, require_counts
 from cplmix_ray.data.source import Source, Values
-from cplmix_ray.errors import InputError
+from cplmix_ray.errors import InputError, NonFiniteError
 from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.trainer.arm_group import ArmGroup, resolve_likelihood
 from cplmix_ray.trainer.checkpoint import latest_checkpoint
+from cplmix_ray.trainer.guard import require_finite_posteriors
 from cplmix_ray.trainer.inference import BATCH, answers
 from cplmix_ray.trainer.reading import in_order
 
@@ -117,8 +118,16 @@ class TrainedModel:
 
         Args:
             reconstruct: whether the reconstruction loss is wanted, which takes half of the time; it is NaN if not.
+
+        Raises:
+            NonFiniteError: an arm's posterior, loss or state of some cell is not finite.
         """
         group = self.group
         with contextlib.closing(in_order(values_ng, BATCH, group.device)) as blocks:
             said = answers(group.network, blocks, values_ng.shape[0], reconstruct)
+        arms, last = range(self.config.model.n_arms), max(0, self.step - 1)
+        losses = said.reconstruction if reconstruct else [0.0] * len(arms)
+        require_finite_posteriors(said.log_q_ank, losses, arms, last, "all cells")
+        if not np.isfinite(said.state_nd).all():
+            raise NonFiniteError("state (all cells)", 0, last)
         return Inferred(said.probs_nk, said.log_q_ank, said.state_nd, said.reconstruction)

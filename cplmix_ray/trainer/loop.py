@@ -16,6 +16,7 @@ from cplmix_ray.errors import InputError
 from cplmix_ray.minibatch import Shards
 from cplmix_ray.trainer.arm_group import ArmGroup
 from cplmix_ray.trainer.events import Evaluated, Event, Logged, Snapshot
+from cplmix_ray.trainer.guard import require_finite_posteriors, require_finite_tensors
 from cplmix_ray.trainer.inference import posteriors
 from cplmix_ray.trainer.merging import merge_categories
 from cplmix_ray.trainer.peers import Peers
@@ -56,6 +57,7 @@ def train_arms(
 
     Raises:
         InputError: a minibatch cannot be shared out evenly, or cells that stay on disk cannot be read.
+        NonFiniteError: a term, a gradient, a posterior, a weight or a statistic is not finite.
     """
     with open_supply(data, config) as supply:
         yield from _train(config, data, supply, arms, device, start, peers or Peers.alone(config.placement.replicas))
@@ -104,9 +106,11 @@ def _train(
             seconds = time.perf_counter() - begun
             yield Logged(done, per_arm, common, seconds, exercise.arm_sum.waited, exercise.arm_sum.sent)
         if (done % training.evaluate_every == 0 or last) and len(data.val_idx):
-            yield Evaluated(done, *_validation(worker, exercise, data.val_idx))
+            yield _validation(worker, exercise, data.val_idx, done)
         if done % training.checkpoint_every == 0 or last:
-            yield Snapshot(done, worker.snapshot())
+            snapshot = Snapshot(done, worker.snapshot())
+            require_finite_tensors(snapshot.arms, step)
+            yield snapshot
 
 
 def here(idx_n: np.ndarray, shards: Shards) -> np.ndarray:
@@ -124,11 +128,13 @@ def whole_minibatch(terms: dict[str, Tensor], distance: Tensor, shards: Shards) 
     return dict(zip(terms, values, strict=True)), distances[0]
 
 
-def _validation(worker: ArmGroup, exercise: Exercise, val_idx: np.ndarray) -> tuple[np.ndarray, list[float]]:
+def _validation(worker: ArmGroup, exercise: Exercise, val_idx: np.ndarray, done: int) -> Evaluated:
     """Posteriors and reconstruction of this worker's arms; of none where another worker tells of them."""
-    if worker.shards.speaks:
-        return posteriors(worker.network, exercise.rows, val_idx)
-    return np.zeros((0, len(val_idx), exercise.config.model.n_categories), np.float32), []
+    if not worker.shards.speaks:
+        return Evaluated(done, np.zeros((0, len(val_idx), exercise.config.model.n_categories), np.float32), [])
+    log_q_ank, reconstruction = posteriors(worker.network, exercise.rows, val_idx)
+    require_finite_posteriors(log_q_ank, reconstruction, worker.arms, done - 1, "validation cells")
+    return Evaluated(done, log_q_ank, reconstruction)
 
 
 def _require_even_shares(batch_size: int, replicas: int) -> None:

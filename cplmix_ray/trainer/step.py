@@ -92,7 +92,7 @@ def train_step(
     group.optimiser.zero_grad(set_to_none=True)
     ((own_a + weights.lam * surrogate_a).sum() * group.shards.part).backward()
     report["loss"] = own_a + weights.lam * coupling.share(surrogate_a, sum_nk)
-    report["gradient"] = _update(group, exercise, step)
+    report["gradient"] = _update(group, exercise, step, report["loss"])
     report["sigma_floored"] = sent.floored_a
     return {name: value.detach() for name, value in report.items()}, distance
 
@@ -112,7 +112,7 @@ def _decode(group: ArmGroup, config: Config, cells: Cells, encoded: Encoded) -> 
     return network.reconstruction(cells, s_and, c_ank), state_kl(mu_and, log_var_and).mean(-1)
 
 
-def _update(group: ArmGroup, exercise: Exercise, step: int) -> Tensor:
+def _update(group: ArmGroup, exercise: Exercise, step: int, loss_a: Tensor) -> Tensor:
     """Clip each arm's gradient by its own norm, then Adam; returns the norms before clipping, (A_local,)."""
     training, parameters = exercise.config.training, list(group.network.parameters())
     if exercise.config.model.shared_parameters:
@@ -120,7 +120,7 @@ def _update(group: ArmGroup, exercise: Exercise, step: int) -> Tensor:
     sum_gradients(parameters, group.shards.group)
     norms = [torch.linalg.vector_norm(p.grad.flatten(1), dim=1) for p in parameters if p.grad is not None]
     norm_a = torch.linalg.vector_norm(torch.stack(norms), dim=0).expand(len(group.arms))
-    require_finite({"gradient": norm_a}, group.arms, step)
+    require_finite({"loss": loss_a, "gradient": norm_a}, group.arms, step)
     if training.clip is not None:
         scale_a = (training.clip / (norm_a + 1e-12)).clamp_max(1.0)
         for parameter in parameters:
