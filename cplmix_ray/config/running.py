@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cplmix_ray.config.arms import Precision
 from cplmix_ray.config.section import Section
@@ -74,3 +74,14 @@ class Placement(Section):
         description="Engine ray_train: folder that all machines share, or an address such as s3://bucket/folder, in "
         "which Ray Train keeps its checkpoints; default: a temporary folder, on one machine.",
     )
+
+    @field_validator("train_storage")
+    @classmethod
+    def _without_secret(cls, address: str | None) -> str | None:
+        """Settings are written to config.yaml, checkpoints and result.h5ad, which are passed on."""
+        if address is not None and "://" in address and "@" in address.split("://", 1)[1].split("/", 1)[0]:
+            raise ValueError(
+                "the address holds credentials, which would be written into the run; leave out what stands before "
+                "the @ and give them as the storage's own environment variables"
+            )
+        return address

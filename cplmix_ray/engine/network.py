@@ -1,6 +1,7 @@
 """The network on which workers of several machines meet."""
 
 import os
+import socket
 
 import psutil
 
@@ -18,3 +19,9 @@ def use_interface_of(address: str) -> None:
         if any(each.address == address for each in addresses):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
             return
+
+
+def listening_at(address: str) -> socket.socket:
+    """A socket that listens on one address of this machine alone, on a port that was free."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, 0), family=family)

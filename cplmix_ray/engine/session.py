@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from cplmix_ray.config import Placement
@@ -35,25 +36,58 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    own = not address or address == "local"
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address and address != "local":
-            ray.init(address=address, **quiet)
-        else:
-            # "local" rather than nothing: a stale address file would otherwise lead to a cluster that is gone.
-            ray.init(
-                address="local",
-                num_cpus=local_devices().cpus,
-                object_store_memory=_store_bytes(),
-                include_dashboard=False,
-                **quiet,
-            )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(f"Cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+    with _loopback() if own else contextlib.nullcontext():
+        try:
+            if own:
+                # "local" rather than nothing: a stale address file would otherwise lead to a cluster that is gone.
+                ray.init(
+                    address="local",
+                    num_cpus=local_devices().cpus,
+                    object_store_memory=_store_bytes(),
+                    include_dashboard=False,
+                    **quiet,
+                )
+                _hide_token()
+            else:
+                ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(f"Cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _hide_token() -> None:
+    """Ray writes its secret, when there is none yet, for everybody on the machine to read."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    with contextlib.suppress(OSError):  # none there, or somebody else's
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """A Ray that is started for the while listens on 127.0.0.1 alone.
+
+    Nobody else is to join it, and it outlives a change of the network that a laptop is in. Ray does this by itself on
+    Windows and macOS; elsewhere it takes the switch by which it is told to behave as it does there.
+    """
+    from ray._private import ray_constants
+
+    switch = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    before, known = os.environ.get(switch), getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
+    os.environ[switch] = "0"  # for the processes that Ray starts
+    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, as Ray looks at the variable once
     try:
         yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = known
+        os.environ.pop(switch)
+        if before is not None:
+            os.environ[switch] = before
 
 
 def cluster_devices(placement: Placement) -> Devices:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from cplmix_ray.config import Config
-from cplmix_ray.engine.network import use_interface_of
+from cplmix_ray.engine.network import listening_at, use_interface_of
 from cplmix_ray.engine.store import StoredSet
 from cplmix_ray.trainer.events import Event
 from cplmix_ray.trainer.loop import Start, train_arms
@@ -37,10 +37,19 @@ class ArmWorker:
         from ray.util import get_node_ip_address
 
         host = get_node_ip_address()
+        # Left alone, the store listens on every network that the machine is in, and asks nobody who they are.
+        door = listening_at(host)
+        port = door.getsockname()[1]
         self.store = dist.TCPStore(
-            host, 0, None, is_master=True, timeout=timedelta(seconds=timeout), wait_for_workers=False
+            host,
+            port,
+            None,
+            is_master=True,
+            timeout=timedelta(seconds=timeout),
+            wait_for_workers=False,
+            master_listen_fd=door.detach(),
         )
-        return host, self.store.port
+        return host, port
 
     def join(self, host: str, port: int, timeout: float, gpu: bool) -> None:
         """Meet the other workers; every collective gives up after ``timeout`` seconds."""
