@@ -1,0 +1,183 @@
+"""Runs and searches one after the other in one process, while their workers are killed and frozen at random.
+
+    python tests/endurance.py MINUTES [SEED]
+
+Prints a line for every run and search, then what became of all as a line of JSON: what was done to them, whether each
+run ended with the weights that it has when nobody disturbs it and each search with all its rows, and how memory, open
+files, threads, processes and what Ray holds stood after the first round and at the end.
+"""
+
+import csv
+import gc
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from processes import workers_of
+
+from cplmix_ray.config import Config
+from cplmix_ray.config.files import parse_config
+from cplmix_ray.config.search import SearchConfig
+from cplmix_ray.data.dataset import build_dataset, read_source
+from cplmix_ray.engine.session import ray_session
+from cplmix_ray.run.conduct import conduct
+from cplmix_ray.run.folder import RunFolder
+from cplmix_ray.search.conduct import conduct_search
+from cplmix_ray.search.folder import SearchFolder
+from cplmix_ray.search.trial import Quiet
+from cplmix_ray.trainer.checkpoint import latest_checkpoint
+
+RUN = {
+    "model": {"n_arms": 2, "hidden": [24], "bottleneck": 8},
+    "training": {"max_steps": 1200, "batch_size": 64, "log_every": 10, "evaluate_every": 400, "checkpoint_every": 60},
+    "placement": {"engine": "ray", "collective_timeout": 20.0, "max_failures": 100},
+}
+SEARCH = {
+    "run": {**RUN, "model": {**RUN["model"], "n_arms": 1}, "training": {**RUN["training"], "max_steps": 400}},
+    # With the third learning rate the numbers overflow, and the trial fails by itself.
+    "space": {"training.lr": {"grid": [1e-3, 3e-3, 1e30]}, "objective.lam": {"grid": [0.5, 2.0]}},
+    "search": {"trial_failures": 50},
+}
+
+
+class Trouble:
+    """While it is entered, a thread does damage to some worker process of this Ray every few seconds.
+
+    Args:
+        titles: of the processes that may be hit.
+        kinds: signals that may be sent.
+        pause: seconds between two of them, drawn between these bounds.
+    """
+
+    def __init__(
+        self, luck: random.Random, titles: tuple[str, ...], kinds: tuple[int, ...], pause: tuple[float, float]
+    ):
+        self.luck, self.titles, self.kinds, self.pause = luck, titles, kinds, pause
+        self.done: list[int] = []
+        self._over = threading.Event()
+
+    def __enter__(self) -> "Trouble":
+        self._over.clear()
+        self._thread = threading.Thread(target=self._make, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _make(self) -> None:
+        while not self._over.wait(self.luck.uniform(*self.pause)):
+            found = [pid for title in self.titles for pid in workers_of(os.getpid(), title)]
+            if found:
+                kind = self.luck.choice(self.kinds)
+                try:
+                    os.kill(self.luck.choice(found), kind)
+                except ProcessLookupError:
+                    continue  # it ended by itself meanwhile
+                self.done.append(kind)
+
+
+def state() -> dict[str, float]:
+    """What this process and the Ray that it started hold; memory is a process's own, in MiB."""
+    import ray
+    from ray.util import placement_group_table
+
+    gc.collect()
+    me = psutil.Process()
+    has, free = ray.cluster_resources(), ray.available_resources()
+    node = [child for child in me.children(recursive=True) if child.name() in ("raylet", "gcs_server")]
+    return {
+        "own_mib": round(me.memory_full_info().uss / 2**20, 1),
+        "ray_mib": round(sum(child.memory_full_info().uss for child in node) / 2**20, 1),
+        "files": me.num_fds(),
+        "ray_files": sum(child.num_fds() for child in node),
+        "threads": me.num_threads(),
+        "processes": len(me.children(recursive=True)),
+        "cpus_held": round(has["CPU"] - free.get("CPU", 0.0), 3),
+        "store_held_mib": round((has["object_store_memory"] - free.get("object_store_memory", 0.0)) / 2**20, 1),
+        "groups": sum(group["state"] != "REMOVED" for group in placement_group_table().values()),
+    }
+
+
+def settled(seconds: float = 20.0) -> dict[str, float]:
+    """The same once nothing is held any more, or after some seconds."""
+    until = time.monotonic() + seconds
+    while (now := state())["cpus_held"] + now["groups"] > 0 and time.monotonic() < until:
+        time.sleep(0.5)
+    return now
+
+
+def train(out: Path, data: Any, config: Config) -> tuple[dict[int, dict[str, torch.Tensor]], dict[str, Any]]:
+    """Final weights and metrics of a run."""
+    outcome = conduct(config, data, RunFolder(out), Quiet())
+    checkpoint, wrong = latest_checkpoint(out / "checkpoints")
+    assert checkpoint is not None and not wrong and checkpoint.step == config.training.max_steps
+    return checkpoint.arms, outcome.metrics
+
+
+def search(out: Path, source: Any) -> list[tuple[str, str, str]]:
+    """Rows of a search: trial, how it ended, score."""
+    conduct_search(
+        SearchConfig.model_validate(SEARCH), source, SearchFolder(out), False, lambda *_: None, lambda _: None
+    )
+    with open(out / "results.csv", newline="") as file:
+        return [(row["trial"], row["status"], row["score"]) for row in csv.DictReader(file)]
+
+
+def same(one: dict, other: dict) -> bool:
+    return all(torch.equal(one[arm][name], other[arm][name]) for arm in other for name in other[arm])
+
+
+def main(minutes: float, seed: int) -> None:
+    luck, begun = random.Random(seed), time.monotonic()
+    source, config = read_source("digits"), parse_config(RUN)
+    data = build_dataset(source, config)
+    told: dict[str, Any] = {"runs": 0, "searches": 0, "killed": 0, "frozen": 0, "restarts": 0, "lost_steps": 0}
+    told |= {"other_weights": 0, "other_rows": 0}
+    with tempfile.TemporaryDirectory() as scratch, ray_session(None):
+        whole, _ = train(Path(scratch) / "whole", data, config)
+        rows = search(Path(scratch) / "rows", source)
+        told["first"], number = settled(), 0
+        while time.monotonic() - begun < 60 * minutes:
+            number += 1
+            out = Path(scratch) / str(number)
+            if number % 3:
+                with Trouble(luck, ("ray::ArmWorker",), (signal.SIGKILL, signal.SIGSTOP), (3, 15)) as trouble:
+                    arms, metrics = train(out, data, config)
+                told["runs"] += 1
+                told["other_weights"] += not same(arms, whole)
+                told["restarts"], told["lost_steps"] = (
+                    told[name] + metrics[name] for name in ("restarts", "lost_steps")
+                )
+            else:
+                with Trouble(luck, ("ray::TrialActor", "ResourceTrainable"), (signal.SIGKILL,), (2, 8)) as trouble:
+                    found = search(out, source)
+                told["searches"] += 1
+                told["other_rows"] += found != rows
+            shutil.rmtree(out)
+            told["killed"] += trouble.done.count(signal.SIGKILL)
+            told["frozen"] += trouble.done.count(signal.SIGSTOP)
+            told["last"] = settled()
+            print(
+                number,
+                json.dumps(told["last"]),
+                {k: v for k, v in told.items() if k not in ("first", "last")},
+                flush=True,
+            )
+    told["seconds"] = round(time.monotonic() - begun)
+    print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
