@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -35,6 +36,7 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    terminated = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address and address != "local":
@@ -50,6 +52,8 @@ def ray_session(address: str | None) -> Iterator[None]:
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"Cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+    if callable(terminated):  # Ray puts a handler of its own in the place of the program's
+        signal.signal(signal.SIGTERM, terminated)
     try:
         yield
     finally:
