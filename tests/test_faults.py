@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,7 @@ from test_engines import plan_of
 from test_restarts import assert_bitwise, await_free, long_config
 
 from cplmix_ray.engine import actors
-from cplmix_ray.engine.local import train_packed
+from cplmix_ray.engine.plan import Plan
 from cplmix_ray.engine.pulse import Pulse
 from cplmix_ray.engine.restarts import train_through_losses
 from cplmix_ray.errors import TrainingError
@@ -139,32 +140,43 @@ def test_a_worker_that_stands_still_is_named_and_nothing_is_held(ray_cluster, da
     fault_row("arm stopped, no failure allowed", "SIGSTOP", 1, "ends; the arm is named; nothing is held", None, seconds)
 
 
-LAYOUTS = {
-    "one of three": (plan_of((0,), (1,), (2,)), (1,), "1"),
-    "two of three": (plan_of((0,), (1,), (2,)), (0, 2), "0, 2"),
-    "without peers": (plan_of((0, 1)), (0,), "0+1"),
+THREE, PACKED, SHARED = plan_of((0,), (1,), (2,)), plan_of((0, 1)), Plan("ray", ((0,), (0,)), False, "", 2)
+CASES = {
+    "one of three stopped": (THREE, (1,), signal.SIGSTOP, "1"),
+    "two of three killed": (THREE, (0, 2), signal.SIGKILL, "0, 2"),
+    "stopped without peers": (PACKED, (0,), signal.SIGSTOP, "0+1"),
+    "one share stopped": (SHARED, (1,), signal.SIGSTOP, "0 (share 1)"),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("plan", "ranks", "named"), LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL], ids=["stopped", "killed"])
-def test_the_right_arms_are_named_and_the_end_is_the_same(ray_cluster, data, known, fault_row, plan, ranks, named, how):
+@pytest.mark.parametrize(("plan", "ranks", "how", "named"), CASES.values(), ids=CASES)
+def test_the_right_arms_are_named_and_the_end_is_the_same(ray_cluster, data, known, fault_row, plan, ranks, how, named):
     await_free(ray_cluster, 3)
     patience = 4.0
-    config = long_config(160, collective_timeout=patience)
+    config = long_config(160, collective_timeout=patience, replicas=plan.replicas)
     config = config.model_copy(update={"model": config.model.model_copy(update={"n_arms": plan.n_arms})})
     run, whole = Run(plan, config, data, at_snapshot(80, ranks, how)), Run(plan, config, data)
     (restarted,) = run.restarts()
     assert restarted.reason.startswith(f"The worker of arm {named} is lost (")
     assert ("no sign of life" in restarted.reason) == (how == signal.SIGSTOP)
-    assert restarted.step in (80, 120)
+    assert restarted.step <= 120 and restarted.step <= restarted.reached <= 160
     assert max(run.noticed()) < patience + 13
     assert_bitwise(run.events[-1], whole.events[-1])
     assert_gone(known.all_pids)
     await_free(ray_cluster, 3)
-    made = f"{how.name}, {len(ranks)} of {len(plan.workers)} workers"
-    fault_row("arm", made, 1, f"arm {named} named", max(run.lost(), default=0), max(run.recovered()))
+    made = f"{how.name} to {len(ranks)} of {len(plan.workers)} workers"
+    fault_row("arms", made, 1, f"arm {named} named", max(run.lost()), max(run.recovered()))
+
+
+@dataclass(frozen=True)
+class Blow:
+    """Damage after so many restarts; arms and step are known of workers that train."""
+
+    restarts: int
+    how: str
+    arms: str | None = None
+    step: int | None = None
 
 
 class Storm:
@@ -172,7 +184,7 @@ class Storm:
 
     def __init__(self, times: int, seed: int):
         self.left, self.random, self.at = times, random.Random(seed), 10
-        self.blows: list[tuple[str, str, int]] = []
+        self.blows: list[Blow] = []
         self.threads: list[threading.Thread] = []
 
     def __call__(self, event, run: Run) -> None:
@@ -186,17 +198,19 @@ class Storm:
             self.left, self.at = self.left - 1, 10**9
             how = self.random.choice([signal.SIGKILL, signal.SIGSTOP])
             ranks = self.random.choice([(0,), (1,), (0, 1)])
-            self.blows.append((how.name, ", ".join(map(str, ranks)), event.step))
+            self.blows.append(Blow(len(run.restarts()), how.name, ", ".join(map(str, ranks)), event.step))
             for rank in ranks:
                 run.hit(Known.pids[rank], how)
 
     def strike_the_starting(self, run: Run) -> None:
-        time.sleep(self.random.uniform(0.0, 2.0))
-        pids = workers_of(os.getpid(), "ray::ArmWorker")
-        if pids:
-            how = self.random.choice([signal.SIGKILL, signal.SIGSTOP])
-            self.blows.append((how.name, "starting", -1))
-            run.hit(self.random.choice(pids), how)
+        for _ in range(300):
+            if set(workers_of(os.getpid(), "ray::ArmWorker")) - Known.all_pids:
+                break
+            time.sleep(0.1)
+        time.sleep(self.random.uniform(0.0, 1.0))
+        how, pids = self.random.choice([signal.SIGKILL, signal.SIGSTOP]), workers_of(os.getpid(), "ray::ArmWorker")
+        self.blows.append(Blow(len(run.restarts()), how.name))
+        run.hit(self.random.choice(pids), how)
 
 
 @pytest.mark.slow
@@ -214,26 +228,21 @@ def test_random_damage_changes_nothing_in_the_end(ray_cluster, data, known, faul
     assert run.error is None and len(run.hits) >= 10
     assert 7 <= len(run.restarts()) <= len(run.hits)
     assert_bitwise(run.events[-1], whole.events[-1])
-    before = [run.events[: run.events.index(restarted)] for restarted in run.restarts()]
-    for (how, arms, step), (at, restarted) in zip_steady(storm.blows, zip(before, run.restarts(), strict=True)):
-        assert restarted.reason.startswith(f"The worker of arm {arms} is lost"), (how, arms, restarted)
-        logged = [event.step for event in at if isinstance(event, Logged)][-1]
-        assert restarted.step <= step <= logged <= restarted.reached
-        if how == "SIGSTOP":  # all that was done has been told, but for the step of the one that is ahead
+    named = 0
+    for at, restarted in enumerate(run.restarts()):
+        blows = [blow for blow in storm.blows if blow.restarts == at]
+        if len(blows) != 1 or blows[0].arms is None:
+            continue  # what comes while workers start may be met in several ways
+        (blow,), named = blows, named + 1
+        assert restarted.reason.startswith(f"The worker of arm {blow.arms} is lost"), (blow, restarted)
+        told = run.events[: run.events.index(restarted)]
+        logged = [event.step for event in told if isinstance(event, Logged)][-1]
+        assert restarted.step <= blow.step <= logged <= restarted.reached
+        if blow.how == "SIGSTOP":  # all that was done has been told, but for a step of the worker that was ahead
             assert restarted.reached <= logged + 1
+    assert named >= 4
     assert_gone(known.all_pids)
     await_free(ray_cluster, 3)
-    for name in ("SIGKILL", "SIGSTOP"):
-        print(name, [b for b in storm.blows if b[0] == name])
-    print("noticed", run.noticed(), "recovered", run.recovered(), "lost", run.lost())
-    fault_row("arms, at random", "SIGKILL or SIGSTOP", len(storm.blows), f"{len(run.restarts())} restarts; bitwise the same end", max(run.lost()), max(run.recovered()))
-
-
-def zip_steady(blows, restarts) -> Iterator:
-    """Each blow to trained workers with the restart that it led to."""
-    restarts = list(restarts)
-    for blow in blows:
-        if blow[1] == "starting":
-            continue
-        found = next((r for r in restarts if any(isinstance(e, Logged) and e.step >= blow[2] for e in r[0])), None)
-        yield blow, found
+    print(storm.blows, "noticed", run.noticed(), "recovered", run.recovered(), "lost", run.lost())
+    happened = f"{len(run.restarts())} restarts, the end is bitwise the same"
+    fault_row("arms at random", "SIGKILL or SIGSTOP", len(storm.blows), happened, max(run.lost()), max(run.recovered()))
