@@ -19,14 +19,15 @@ class WorkerLostError(TrainingError):
     Args:
         arms: the arms that went with it, as "0" or "0+1, 2".
         reason: what was seen of it.
+        reached: the most steps that a worker was heard to have done; None where none had begun or could tell.
     """
 
-    def __init__(self, arms: str, reason: str):
-        self.arms, self.reason = arms, reason
+    def __init__(self, arms: str, reason: str, reached: int | None = None):
+        self.arms, self.reason, self.reached = arms, reason, reached
         super().__init__(f"The worker of arm {arms} is lost ({reason})")
 
     def __reduce__(self):
-        return type(self), (self.arms, self.reason)
+        return type(self), (self.arms, self.reason, self.reached)
 
 
 class NonFiniteError(TrainingError):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -26,15 +27,52 @@ data = test_engines.data
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data")
 
 
-def run(config, data, plan=LAYOUT, start=None, kill_at=None) -> list[Event]:
-    """Events of a run whose second worker is killed once the driver has the snapshot of a step."""
+def run(config, data, plan=LAYOUT, start=None, kill_at=None, how=signal.SIGKILL, rank=None, times=None) -> list[Event]:
+    """Events of a run of which a worker, of any rank or a certain one, is killed once the driver has the snapshot of a
+    step."""
     events = []
     for event in train_on_ray_train(plan, config, data.training, start or Start()):
         events.append(event)
+        if times is not None:
+            times.append(time.monotonic())
         if isinstance(event, Snapshot) and event.step == kill_at:
-            os.kill(workers_of(os.getpid(), "ray::RayTrainWorker")[-1], signal.SIGKILL)
+            pids = workers_of(os.getpid(), "ray::RayTrainWorker")
+            os.kill(pids[-1] if rank is None else next(pid for pid in pids if is_first(pid) == (rank == 0)), how)
             kill_at = None
     return events
+
+
+def is_first(pid: int) -> bool:
+    """Whether this is the first of two workers, where they all meet: only that one has a link to itself."""
+    links = psutil.Process(pid).net_connections()
+    own = {link.laddr for link in links if link.raddr}
+    return any(link.raddr in own for link in links if link.raddr)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_that_stands_still_is_named_and_replaced(ray_cluster, data, fault_row, rank):
+    await_free(ray_cluster, 3)
+    times: list[float] = []
+    config, patience = long_config(240, collective_timeout=6.0), 6.0
+    stopped = run(config, data, kill_at=80, how=signal.SIGSTOP, rank=rank, times=times)
+    (restarted,) = [e for e in stopped if isinstance(e, Restarted)]
+    assert restarted.reason.startswith(f"The worker of arm {rank} is lost (no sign of life for 4 s")
+    assert restarted.step <= 80 <= restarted.reached
+    at = stopped.index(restarted)
+    hit = max(i for i, e in enumerate(stopped[:at]) if isinstance(e, Snapshot) and e.step == 80)
+    assert times[at] - times[hit] < patience + 30
+    assert_bitwise(stopped[-1], test_restarts.run(config, data)[-1])
+    await_free(ray_cluster, 3)
+    fault_row(
+        "arm, Ray Train",
+        "SIGSTOP",
+        1,
+        f"arm {rank} named",
+        restarted.reached - restarted.step,
+        times[at + 1] - times[hit],
+    )
 
 
 @pytest.mark.slow

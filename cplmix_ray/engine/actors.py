@@ -14,6 +14,7 @@ from cplmix_ray.data.training_set import TrainingSet
 from cplmix_ray.engine.failures import arms_of, as_error, cause_of
 from cplmix_ray.engine.places import Places, own_places
 from cplmix_ray.engine.plan import Plan
+from cplmix_ray.engine.pulse import PULSE, Pulse
 from cplmix_ray.engine.store import StoredSet
 from cplmix_ray.engine.worker import ArmWorker
 from cplmix_ray.errors import WorkerLostError
@@ -22,8 +23,9 @@ from cplmix_ray.trainer.loop import Start
 
 _GRACE = 3.0
 """Seconds in which the other workers may still say what happened once one has failed."""
-_PARTING = 5.0
-"""Seconds that killed workers have to be gone; what still holds a place then is ended with it."""
+_PARTING = 15.0
+"""Seconds that killed workers have to be gone; what still holds a place then is ended with it. One that is stopped
+does not end by itself, and Ray's own patience before it ends its process is 5 s."""
 
 
 def train_on_actors(
@@ -39,28 +41,31 @@ def train_on_actors(
 
     Raises:
         ShortfallError: the cluster has fewer devices than the plan needs.
-        WorkerLostError: a worker is gone; the same run can go on without that failure.
+        WorkerLostError: a worker is gone, or gave no sign of life for ``collective_timeout`` seconds; the same run can
+            go on without that failure.
         TrainingError: a worker failed; the message says which and why.
     """
     timeout = config.placement.collective_timeout
     with contextlib.ExitStack() as stack:
         places = places or stack.enter_context(own_places(plan, config.placement))
         workers = stack.enter_context(_actors(plan, config, places))
-        host, port = _answers([workers[0].open_store.remote(timeout)], plan, timeout)[0]
-        _answers([worker.join.remote(host, port, timeout, plan.gpu) for worker in workers], plan, timeout)
+        pulse = Pulse(workers, plan, timeout)
+        pulse.await_start()
+        host, port = _answers([workers[0].open_store.remote(timeout)], pulse)[0]
+        _answers([worker.join.remote(host, port, timeout, plan.gpu) for worker in workers], pulse)
         stored = data if isinstance(data, StoredSet) else StoredSet.put(data)
         begin = [ray.put(start)]
         streams = [
             worker.train.options(num_returns="streaming").remote(config, stored, begin, plan.gpu) for worker in workers
         ]
-        yield from _merged(streams, plan)
+        yield from _merged(streams, pulse)
 
 
 @contextlib.contextmanager
 def _actors(plan: Plan, config: Config, places: Places) -> Iterator[list]:
     workers: list = []
     try:
-        remote = ray.remote(ArmWorker)
+        remote = ray.remote(concurrency_groups=PULSE)(ArmWorker)  # type: ignore[call-overload]
         for rank, arms in enumerate(plan.workers):
             options = remote.options(
                 num_cpus=1, num_gpus=int(plan.gpu), scheduling_strategy=places.strategy(rank), max_restarts=0
@@ -77,30 +82,31 @@ def _actors(plan: Plan, config: Config, places: Places) -> Iterator[list]:
                 ray.get(worker.pid.remote(), timeout=max(0.0, until - time.monotonic()))
 
 
-def _answers(refs: list, plan: Plan, timeout: float) -> list:
+def _answers(refs: list, pulse: Pulse) -> list:
     """What the workers answer, in the order of their ranks; the first failure ends the waiting."""
     rank_of = {ref: rank for rank, ref in enumerate(refs)}
-    pending, until = list(refs), time.monotonic() + timeout
+    # A worker that waits for another gives up by itself, and says so, when the collectives' time is over.
+    pending, until = list(refs), time.monotonic() + pulse.patience + _GRACE
     while pending:
-        done, pending = ray.wait(pending, timeout=max(0.0, until - time.monotonic()))
+        done = pulse.wait(pending, until - time.monotonic())
         if not done:
-            silent = arms_of([rank_of[ref] for ref in pending], plan)
-            raise WorkerLostError(silent, f"no answer within {timeout:g} s")
+            late = arms_of([rank_of[ref] for ref in pending], pulse.plan)
+            raise WorkerLostError(late, f"no answer within {pulse.patience:g} s")
+        pending.remove(done[0])
         try:
             ray.get(done)
         except RayError as error:
-            raise as_error({rank_of[done[0]]: cause_of(error)}, plan) from None
+            raise _failure({rank_of[done[0]]: cause_of(error)}, {}, pulse) from None
     return ray.get(refs)
 
 
-def _merged(streams: list, plan: Plan) -> Iterator[Event]:
+def _merged(streams: list, pulse: Pulse) -> Iterator[Event]:
     """Pass on an event once all workers have given theirs; the first failure ends it."""
     waiting: list[deque] = [deque() for _ in streams]
     rank_of = {id(stream): rank for rank, stream in enumerate(streams)}
     open_streams = list(streams)
     while open_streams:
-        ready: list[Any] = ray.wait(open_streams, num_returns=1)[0]
-        for stream in ready:
+        for stream in pulse.wait(open_streams):
             try:
                 waiting[rank_of[id(stream)]].append(ray.get(next(stream)))
             except StopIteration:
@@ -108,15 +114,25 @@ def _merged(streams: list, plan: Plan) -> Iterator[Event]:
             except RayError as error:
                 first = {rank_of[id(stream)]: cause_of(error)}
                 others = {rank_of[id(s)]: s for s in open_streams if s is not stream}
-                raise as_error({**first, **_last_words(others)}, plan) from None
+                raise _failure(first, others, pulse) from None
         while all(waiting):
-            yield merge([queue.popleft() for queue in waiting])
+            event = merge([queue.popleft() for queue in waiting])
+            pulse.hear_of(event.step)
+            yield event
 
 
-def _last_words(streams: dict[int, Any]) -> dict[int, BaseException]:
+def _failure(first: dict[int, BaseException], streams: dict[int, Any], pulse: Pulse) -> Exception:
+    """The error to raise after the first failure, when all have been asked what they know of it."""
+    until = time.monotonic() + _GRACE
+    silent = pulse.silent(until)
+    # What the silent ones said before is of no use, and they will say nothing more.
+    speaking = {rank: stream for rank, stream in streams.items() if rank not in silent}
+    return as_error({**first, **_last_words(speaking, until)}, pulse.plan, silent, pulse.reached)
+
+
+def _last_words(streams: dict[int, Any], until: float) -> dict[int, BaseException]:
     """What the other workers still say within the time of grace: rank -> the cause of its failure."""
     found = {}
-    until = time.monotonic() + _GRACE
     for rank, stream in streams.items():
         with contextlib.suppress(StopIteration):
             while ray.wait([stream], timeout=max(0.0, until - time.monotonic()))[0]:

@@ -1,6 +1,6 @@
 """What a worker's failure means: whether the run would meet it again, and how to say it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -39,23 +39,36 @@ def _distance(cause: BaseException) -> int:
     return 2 if isinstance(cause, InputError) else 3 if would_repeat(cause) else 4
 
 
-def as_error(found: dict[int, BaseException], plan: Plan) -> Exception:
+def as_error(
+    found: dict[int, BaseException], plan: Plan, silent: Mapping[int, float] | None = None, reached: int | None = None
+) -> Exception:
     """The error to raise for what was heard from the workers after the first failure.
 
     Args:
-        found: rank -> cause, the first failure first; workers that fell silent are not in it.
+        found: rank -> cause, the first failure first; workers that told of none are not in it.
+        silent: rank -> seconds for which a worker, asked for it, gave no sign of life.
+        reached: the most steps that a worker had done.
     """
+    silent = silent or {}
+    if not found:
+        return WorkerLostError(arms_of(sorted(silent), plan), _silence(silent), reached)
     cause = most_telling(list(found.values()))
     if isinstance(cause, NonFiniteError | InputError):
         return cause
     if would_repeat(cause):
         ranks = [rank for rank, other in found.items() if other is cause]
         return TrainingError(f"The worker of arm {arms_of(ranks, plan)} failed ({words(cause)}).")
-    # The dead are known by Ray's word or by their silence; a worker that still told of a broken link lives.
+    # The dead are known by Ray's word, the stopped by their silence; of those who live, one that still told of a
+    # broken link is not the one that broke it.
     dead = {rank: cause for rank, cause in found.items() if isinstance(cause, RayError)}
-    silent = [rank for rank in range(len(plan.workers)) if rank not in found]
-    ranks = sorted(dead) or silent or sorted(found)
-    return WorkerLostError(arms_of(ranks, plan), words(next(iter((dead or found).values()))))
+    others = [rank for rank in range(len(plan.workers)) if rank not in found]
+    ranks = sorted({*dead, *silent}) or others or sorted(found)
+    seen = [words(cause) for cause in dead.values()] + ([_silence(silent)] if silent else [])
+    return WorkerLostError(arms_of(ranks, plan), "; ".join(dict.fromkeys(seen or [words(cause)])), reached)
+
+
+def _silence(silent: Mapping[int, float]) -> str:
+    return f"no sign of life for {max(silent.values()):.0f} s"
 
 
 def arms_of(ranks: Iterable[int], plan: Plan) -> str:

@@ -5,10 +5,12 @@ import time
 from collections.abc import Generator
 from dataclasses import replace
 
+from ray.exceptions import RayError
+
 from cplmix_ray.config import Config, Placement
 from cplmix_ray.data.training_set import TrainingSet
 from cplmix_ray.engine.actors import train_on_actors
-from cplmix_ray.engine.failures import arms_of
+from cplmix_ray.engine.failures import arms_of, words
 from cplmix_ray.engine.places import Places
 from cplmix_ray.engine.plan import Plan, make_plan
 from cplmix_ray.engine.session import cluster_devices
@@ -46,8 +48,10 @@ def train_through_losses(
             failures += 1
             if failures > placement.max_failures:
                 raise too_often(lost, placement) from None
-            loss = Restarted(start.step, str(lost))
+            loss = Restarted(start.step, str(lost), lost.reached)
             until = time.monotonic() + placement.collective_timeout
+        except RayError as error:  # of the driver's own dealings with Ray: a store that is full, a control that is gone
+            raise TrainingError(f"Ray failed ({words(error)}); --resume goes on from the newest checkpoint.") from None
         except ShortfallError:  # a machine's end is known some seconds after its workers'
             if time.monotonic() > until:
                 raise

@@ -24,13 +24,17 @@ class ArmWorker:
     """
 
     def __init__(self, arms: tuple[int, ...], rank: int, world: int, threads: int):
-        self.arms, self.rank, self.world = arms, rank, world
-        torch.set_num_threads(threads)
+        self.arms, self.rank, self.world, self.threads = arms, rank, world, threads
         self.store: dist.TCPStore | None = None
+        self.done: int | None = None
 
     def pid(self) -> int:
         """The process that holds the arms."""
         return os.getpid()
+
+    def steps(self) -> int | None:
+        """How many steps are done, None before training begins; answered at any time, as a sign of life."""
+        return self.done
 
     def open_store(self, timeout: float) -> tuple[str, int]:
         """On the first worker: start the rendezvous and say where it listens."""
@@ -67,7 +71,11 @@ class ArmWorker:
         """The loop; each event streams to the driver. Data and start are in the object store, read in place."""
         import ray
 
+        torch.set_num_threads(self.threads)  # which holds for the thread that sets it
         begin: Start = ray.get(start[0])
         device = torch.device("cuda:0" if gpu else "cpu")
-        peers = Peers.in_world(config.placement.replicas)
+        peers = Peers.in_world(config.placement.replicas, config.placement.collective_timeout, self._tell)
         yield from train_arms(config, data.fetch(), self.arms, device, begin, peers)
+
+    def _tell(self, steps: int) -> None:
+        self.done = steps

@@ -101,15 +101,15 @@ class Watcher:
         self.snapshot = event
 
     def _restarted(self, event: Restarted) -> None:
-        steps = [step for step, *_ in self.stretches[-1]]
-        lost = max(0, steps[-1] - event.step) if steps else 0
+        logged = [step for step, *_ in self.stretches[-1][-1:]]
+        lost = max(event.step, event.reached or 0, *logged) - event.step
         self.restarts, self.lost_steps = self.restarts + 1, self.lost_steps + lost
         self.stretches.append([])
         self.recorder.go_back(event.step)
         self.progress.say(f"{event.reason}; training goes on from step {event.step}, {lost} steps behind.")
 
     def restart_figures(self) -> dict[str, int]:
-        """How often training started again after a loss, and how many logged steps were done once more for it."""
+        """How often training started again after a loss, and how many steps were done once more for it."""
         return {"restarts": self.restarts, "lost_steps": self.lost_steps}
 
     def speed(self) -> dict[str, float | None]:

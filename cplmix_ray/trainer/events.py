@@ -70,10 +70,15 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Restarted:
-    """Workers were lost, as ``reason`` says; training goes on from ``step``, and later events will come once more."""
+    """Workers were lost, as ``reason`` says; training goes on from ``step``, and later events will come once more.
+
+    Attributes:
+        reached: the most steps that a worker had done; None where that is not known better than from the events.
+    """
 
     step: int
     reason: str
+    reached: int | None = None
 
 
 @dataclass(frozen=True)

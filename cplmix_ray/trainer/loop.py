@@ -85,6 +85,7 @@ def _train(
     begun = time.perf_counter()
 
     for step in range(start.step, n_steps):
+        peers.tell(step)
         idx_n = supply.batch(step)
         guess_n = None if guess is None else guess[here(idx_n, shards)].to(device)
         terms, distance = train_step(worker, exercise, draw_copies(worker, exercise, idx_n), step, guess_n)

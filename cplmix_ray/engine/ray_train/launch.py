@@ -24,6 +24,9 @@ from cplmix_ray.errors import InputError, TrainingError, WorkerLostError
 from cplmix_ray.trainer.events import Restarted, RunEvent, merge
 from cplmix_ray.trainer.loop import Start
 
+_SOONER = 2.0
+"""Seconds by which a worker's silence is known before a collective fails that waits for it: Ray Train looks every half
+second, and is told of the silence at the second look."""
 _PARTING = 20.0
 """Seconds that Ray Train has to give everything back once the driver has given the run up."""
 
@@ -60,6 +63,9 @@ def _trainer(plan: Plan, config: Config, stored: StoredSet, start: list, storage
     os.environ["RAY_TRAIN_METRICS_ENABLED"] = "0"
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience(placement))
+    # A worker that stands still is to be known before the others' collectives fail, so that it is the one named.
+    heard_of = max(placement.collective_timeout - _SOONER, placement.collective_timeout / 2)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(heard_of)
     from ray import train  # whose names are those of its version 2 at run time only, which the types do not know
     from ray.train.torch import TorchTrainer
 
@@ -85,7 +91,7 @@ def _trainer(plan: Plan, config: Config, stored: StoredSet, start: list, storage
                 controller_failure_limit=placement.max_failures,  # type: ignore[call-arg]
             ),
             checkpoint_config=train.CheckpointConfig(num_to_keep=config.training.keep_checkpoints),
-            callbacks=[Watchman(plan, mailbox)],  # type: ignore[list-item]
+            callbacks=[Watchman(plan, mailbox, heard_of)],  # type: ignore[list-item]
         ),
     )
 
@@ -115,7 +121,8 @@ def _read(mailbox: Any, plan: Plan, config: Config) -> Generator[RunEvent, None,
             elif isinstance(item, Letter) and item.attempt >= current:
                 if item.attempt > current and isinstance(item.content, Began):
                     if current:
-                        yield Restarted(item.content.step, str(lost or "Ray Train started its workers again"))
+                        reached = ray.get(mailbox.reached.remote(current))
+                        yield Restarted(item.content.step, str(lost or "Ray Train started its workers again"), reached)
                     current, waiting = item.attempt, [deque() for _ in plan.workers]
                 if not isinstance(item.content, Began):
                     waiting[item.rank].append(item.content)

@@ -48,6 +48,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.items: asyncio.Queue = asyncio.Queue(_ROOM)
         self.closed = False
+        self.steps: dict[int, int] = {}
 
     async def put(self, item: Item) -> bool:
         """Leave an item, once there is room; False where nobody will read it any more."""
@@ -58,6 +59,14 @@ class Mailbox:
     async def take(self) -> list[Item]:
         """All items there are, at least one."""
         return [await self.items.get(), *self._rest()]
+
+    def hear_of(self, attempt: int, steps: int) -> None:
+        """A worker of an attempt has done so many steps."""
+        self.steps[attempt] = max(steps, self.steps.get(attempt, 0))
+
+    def reached(self, attempt: int) -> int | None:
+        """The most steps that a worker of an attempt was heard to have done."""
+        return self.steps.get(attempt)
 
     def close(self) -> None:
         """From now on every sender hears that the run is given up."""

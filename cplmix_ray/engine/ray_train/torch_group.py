@@ -1,5 +1,6 @@
 """Ray Train's torch process group, on the network that the machines share."""
 
+import os
 from typing import Any
 
 from ray.train.torch import TorchConfig
@@ -14,6 +15,11 @@ class SharedNetwork(TorchConfig().backend_cls):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(_listen_where_others_reach)
         super().on_start(worker_group, backend_config)
+
+    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        # One that stands still must not hold up the others; Ray Train would wait half a minute for it to part.
+        os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")
+        super().on_shutdown(worker_group, backend_config)
 
 
 class SharedNetworkConfig(TorchConfig):

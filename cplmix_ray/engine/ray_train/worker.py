@@ -1,7 +1,11 @@
 """One of Ray Train's workers: the training loop, its arms' checkpoints, and letters to the driver."""
 
+import contextlib
 import tempfile
+import threading
 import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,7 @@ from cplmix_ray.trainer.events import Event, Snapshot
 from cplmix_ray.trainer.loop import Start, train_arms
 from cplmix_ray.trainer.peers import Peers
 
-_ARMS = "arms-"
+_ARMS, _SECOND = "arms-", 1.0
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,38 @@ def work(settings: dict[str, Job]) -> None:
     start = _start(job)
     tell(Began(start.step))
     arms = job.plan.workers[rank]
-    peers = Peers.in_world(job.config.placement.replicas)
-    for event in train_arms(job.config, job.data.fetch(), arms, device, start, peers):
-        tell(event)
-        if isinstance(event, Snapshot):  # told first: what Ray Train holds, the driver must never lack
-            _report(event)
+    with _counted(job.mailbox, int(attempt)) as count:
+        peers = Peers.in_world(job.config.placement.replicas, job.config.placement.collective_timeout, count)
+        for event in train_arms(job.config, job.data.fetch(), arms, device, start, peers):
+            tell(event)
+            if isinstance(event, Snapshot):  # told first: what Ray Train holds, the driver must never lack
+                _report(event)
+
+
+@contextlib.contextmanager
+def _counted(mailbox: Any, attempt: int) -> Iterator[Callable[[int], None]]:
+    """What is to be told the steps done; the mailbox hears of them every second, also while a step waits, and at the
+    end."""
+    done: deque[int] = deque(maxlen=1)
+    over = threading.Event()
+
+    def pass_on() -> None:
+        with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone, as this worker will be soon
+            for steps in tuple(done):
+                ray.get(mailbox.hear_of.remote(attempt, steps), timeout=_SECOND)
+
+    def keep_on() -> None:
+        while not over.wait(_SECOND):
+            pass_on()
+
+    thread = threading.Thread(target=keep_on, name="count", daemon=True)
+    thread.start()
+    try:
+        yield done.append
+    finally:
+        over.set()
+        thread.join()
+        pass_on()
 
 
 def _start(job: Job) -> Start:
