@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from cplmix_ray.errors import DiskError, InputError
+
 PARTIAL, REPLACED, OLD = ".partial-", ".replaced-", ".old-"
 """What hidden names begin with: of what is being made; of what is about to be replaced, which counts until it is; of
 what is being removed."""
@@ -18,6 +20,16 @@ what is being removed."""
 def why(error: OSError) -> str:
     """The reason in the system's words; libraries put paragraphs in their place."""
     return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+
+
+def unwritten(path: Path, error: OSError) -> InputError | DiskError:
+    """Why a file or folder is not there, in one sentence: the place is wrong, or it has no room."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return DiskError(
+            f"Cannot write {path} ({why(error)}); make room there and give the same command once more, with --resume "
+            f"where that goes on."
+        )
+    return InputError(f"Cannot write {path} ({why(error)}).")
 
 
 def flush(path: Path) -> None:
@@ -71,6 +83,13 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             partial.unlink(missing_ok=True)
 
 
+def replace_tree(partial: Path, path: Path) -> None:
+    """The same as :func:`replace_folder` for a folder, the files in which may not be on the disk yet."""
+    for each in partial.rglob("*"):
+        flush(each)
+    replace_folder(partial, path)
+
+
 def replace_folder(partial: Path, path: Path) -> None:
     """Give a folder, all of whose files are on the disk, its own name.
 
@@ -81,9 +100,9 @@ def replace_folder(partial: Path, path: Path) -> None:
     if path.exists():
         if kept.exists():
             discard(kept)
-        os.rename(path, kept)
+        path.rename(kept)
     try:
-        os.rename(partial, path)
+        partial.rename(path)
     except OSError:
         settle(kept)
         raise
@@ -103,7 +122,7 @@ def settle(kept: Path) -> None:
         with contextlib.suppress(OSError):
             discard(kept)
     elif kept.exists():
-        os.rename(kept, path)
+        kept.rename(path)
 
 
 def discard(path: Path) -> None:
@@ -116,7 +135,7 @@ def discard(path: Path) -> None:
         return
     doomed = path.with_name(OLD + path.name.lstrip("."))
     _remove(doomed)
-    os.rename(path, doomed)
+    path.rename(doomed)
     _remove(doomed)
 
 
@@ -128,6 +147,13 @@ def clear(folder: Path) -> None:
                 _remove(path)
             elif path.name.startswith(REPLACED):
                 settle(path)
+
+
+def holds_more(folder: Path) -> bool:
+    """Whether there is more in a folder than what is being made or removed."""
+    return folder.exists() and not (
+        folder.is_dir() and all(path.name.startswith((PARTIAL, OLD)) for path in folder.iterdir())
+    )
 
 
 def _remove(path: Path) -> None:

@@ -80,7 +80,7 @@ def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             try:
                 return read_checkpoint(path), wrong
             except (OSError, ValueError, SafetensorError) as error:
-                wrong.append(f"{path} is damaged ({' '.join(str(error).split())}) and is passed over")
+                wrong.append(f"{path} is damaged ({' '.join(str(error).split())})")
         if _found(folder) == found:  # else a run that goes on has put newer ones in the place of those just listed
             break
     return None, wrong
