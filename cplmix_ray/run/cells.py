@@ -1,6 +1,8 @@
 """Cells as a file."""
 
 import gc
+import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -8,7 +10,6 @@ from typing import Any
 
 import anndata
 
-from cplmix_ray.durable import why
 from cplmix_ray.run.folder import write_whole
 
 
@@ -37,8 +38,10 @@ def _write_h5ad(path: Path, adata: anndata.AnnData, how: dict[str, Any]) -> None
     try:
         try:
             adata.write_h5ad(path, **how)
-        except OSError as error:
-            told = OSError(error.errno, why(error)) if error.errno else OSError(why(error))
+        except (OSError, RuntimeError) as error:  # HDF5 has both for a failed write, by what it was doing
+            if (number := _errno_of(error)) is None:
+                raise
+            told = OSError(number, os.strerror(number))
             traceback.clear_frames(error.__traceback__)
         if told is not None:
             gc.collect()
@@ -46,3 +49,10 @@ def _write_h5ad(path: Path, adata: anndata.AnnData, how: dict[str, Any]) -> None
         sys.excepthook, sys.unraisablehook = hooks
     if told is not None:
         raise told
+
+
+def _errno_of(error: Exception) -> int | None:
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    named = re.search(r"errno = ([0-9]+)", str(error))
+    return int(named[1]) if named else None
