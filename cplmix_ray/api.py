@@ -11,12 +11,13 @@ import pandas as pd
 from cplmix_ray.config import Config, load_preset
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.dataset import build_dataset, source_from_anndata
+from cplmix_ray.durable import unwritten
 from cplmix_ray.errors import InputError
 from cplmix_ray.run.conduct import conduct
 from cplmix_ray.run.folder import RunFolder
-from cplmix_ray.run.model import Inferred, TrainedModel
+from cplmix_ray.run.model import Inferred, TrainedModel, newest_checkpoint
 from cplmix_ray.run.watch import Progress
-from cplmix_ray.trainer.checkpoint import latest_checkpoint, write_checkpoint
+from cplmix_ray.trainer.checkpoint import write_checkpoint
 from cplmix_ray.trainer.events import Snapshot
 
 _SETUP = "_cplmix_ray_setup"
@@ -102,7 +103,8 @@ class CplMixVAE:
         """Write the model as a checkpoint that the commands read too.
 
         Raises:
-            InputError: the model is not trained, or the folder holds a run.
+            InputError: the model is not trained, the folder holds a run, or it cannot be written to.
+            DiskError: the disk is full or fails.
         """
         model, folder = self._require_trained(), RunFolder(path)
         folder.require_room(resume=False)
@@ -112,7 +114,10 @@ class CplMixVAE:
             "n_cells": self.adata.n_obs,
             "seconds": self.metrics.get("seconds", 0.0),
         }
-        write_checkpoint(folder.checkpoints, Snapshot(model.step, model.group.snapshot()), facts, keep=1)
+        try:
+            write_checkpoint(folder.checkpoints, Snapshot(model.step, model.group.snapshot()), facts, keep=1)
+        except OSError as error:
+            raise unwritten(folder.checkpoints, error) from None
 
     @classmethod
     def load(cls, path: str | Path, adata: anndata.AnnData) -> "CplMixVAE":
@@ -121,12 +126,11 @@ class CplMixVAE:
         Raises:
             InputError: there is no model, or genes are missing.
         """
-        trained = TrainedModel.load(path)
+        checkpoint = newest_checkpoint(path)
+        trained = TrainedModel.of(checkpoint)
         model = cls(adata)
         model.config, model._trained = trained.config, trained
         trained.values_of(model._source(adata))  # raises where var_names differ
-        checkpoint, _ = latest_checkpoint(RunFolder(path).checkpoints)
-        assert checkpoint is not None
         model.metrics = {"steps": checkpoint.step, "seconds": checkpoint.manifest["seconds"]}
         return model
 

@@ -9,6 +9,10 @@ class TrainingError(Exception):
     """Training itself went wrong; commands end with exit status 1."""
 
 
+class DiskError(TrainingError):
+    """What was found cannot be kept: the disk is full or fails."""
+
+
 class ShortfallError(InputError):
     """There are fewer devices than a run needs; a cluster may have more of them later."""
 

@@ -81,7 +81,9 @@ def _save(path: Path, category_n: np.ndarray) -> None:
 def _trained(job: Job, config: Config, source: Source, place: Place) -> tuple[np.ndarray, Figures]:
     folder = RunFolder(place.out / "runs" / f"{job.entry.name}-{job.hash}" / f"seed-{config.seed}")
     dataset = build_dataset(source, config)
-    checkpoint = checkpoint_to_resume(folder, config, dataset, lambda line: None) if folder.holds_run() else None
+    checkpoint = None
+    if folder.holds_run():
+        checkpoint = checkpoint_to_resume(folder, config, dataset, lambda line: None, anew=True)
     outcome = conduct(config, dataset, folder, _Quiet(), checkpoint)
     figures = {**outcome.metrics, **held_out_losses(outcome.model, dataset), "coupling": coupling_of(config)}
     if not place.keep_models:

@@ -43,7 +43,8 @@ def predict(args: list[str]) -> None:
         from cplmix_ray.data.lazy import NO_PIXELS, LazyRows
         from cplmix_ray.data.on_disk import NO_MATRIX, RowsOnDisk
         from cplmix_ray.run.annotate import annotate
-        from cplmix_ray.run.folder import require_writable, write_whole
+        from cplmix_ray.run.cells import write_cells
+        from cplmix_ray.run.folder import require_writable
         from cplmix_ray.run.model import TrainedModel
         from cplmix_ray.scores import score
 
@@ -60,7 +61,7 @@ def predict(args: list[str]) -> None:
     inferred = model.infer(model.values_of(source), reconstruct=False)
     scores, _ = score(inferred.log_q_ank, inferred.probs_nk, None)
     annotate(source.adata, inferred, model, scores, command.key_added)
-    write_whole(out, source.adata.write_h5ad)
+    write_cells(out, source.adata)
     if isinstance(source.values_ng, LazyRows):
         print(NO_PIXELS)
     elif isinstance(source.values_ng, RowsOnDisk):

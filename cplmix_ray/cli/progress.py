@@ -1,5 +1,6 @@
 """How a run looks while it goes on: a bar on a terminal, plain lines elsewhere."""
 
+import errno
 import sys
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ class Display:
         if self.bar is not None:
             self.bar.write(line)
         else:
-            print(line, flush=True)
+            _print(line)
 
     def advance(self, step: int, figures: dict[str, float]) -> None:
         """Show that ``step`` steps are done."""
@@ -47,13 +48,22 @@ class Display:
         if (due or step == self.last) and step > self.told:
             left = (now - self.begun) / (step - self.first) * (self.last - step)
             shown = "".join(f", {name} {value:.4g}" for name, value in figures.items())
-            print(f"{self.unit} {step}/{self.last}, {duration(left)} left{shown}", flush=True)
+            _print(f"{self.unit} {step}/{self.last}, {duration(left)} left{shown}")
             self.told, self.told_at = step, now
 
     def end(self) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def _print(line: str) -> None:
+    """Print at once. Where lines go to a file on a disk that is full, they wait until they can be written."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 def shown_check(wait: float = 3.0) -> Callable[[int, int], None]:

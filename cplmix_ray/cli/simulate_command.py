@@ -28,7 +28,8 @@ def simulate(args: list[str]) -> None:
     command = parse_line(Simulate, args, "simulate")
     settings, out = command.settings, Path(command.out)
     with loading():
-        from cplmix_ray.run.folder import require_writable, write_whole
+        from cplmix_ray.run.cells import write_cells
+        from cplmix_ray.run.folder import require_writable
         from cplmix_ray.simulator import simulate as simulator
 
     require_writable(out.parent)
@@ -38,7 +39,7 @@ def simulate(args: list[str]) -> None:
         adata = simulator.simulate(settings, lambda cells: display.advance(cells, {}))
     finally:
         display.end()
-    write_whole(out, lambda partial: adata.write_h5ad(partial, compression="gzip", compression_opts=1))
+    write_cells(out, adata, compression="gzip", compression_opts=1)
     cells_t = adata.obs["cell_type"].value_counts()
     share = adata.X.nnz / (adata.n_obs * adata.n_vars)
     print(

@@ -1,6 +1,5 @@
 """Configurations as YAML files."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from cplmix_ray.config.augment import AugmentConfig
 from cplmix_ray.config.schema import Config
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.config.section import Section
+from cplmix_ray.durable import replace_file, unwritten
 from cplmix_ray.errors import InputError
 
 
@@ -103,16 +103,25 @@ def dump_config(config: Section) -> str:
 
 
 def save_config(config: Section, path: Path) -> None:
-    """Write the whole configuration, replacing the file in one move."""
+    """Write the whole configuration, replacing the file in one move.
+
+    Raises:
+        InputError, DiskError: it cannot be written there.
+    """
     _replace(path, dump_config(config))
 
 
 def save_search(spec: SearchConfig, path: Path) -> None:
-    """Write the whole search, replacing the file in one move."""
+    """Write the whole search, replacing the file in one move.
+
+    Raises:
+        InputError, DiskError: it cannot be written there.
+    """
     _replace(path, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise unwritten(path, error) from None

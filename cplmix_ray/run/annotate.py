@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from cplmix_ray.config.files import dump_config
+from cplmix_ray.run.cells import write_cells
 from cplmix_ray.run.conduct import Outcome
-from cplmix_ray.run.folder import write_whole
 from cplmix_ray.run.model import Inferred, TrainedModel
 from cplmix_ray.version import __version__
 
@@ -18,11 +18,11 @@ def write_result(path: Path, adata: anndata.AnnData, outcome: Outcome) -> None:
     """Write the cells of a run with its results as an `.h5ad`; the given object is left alone.
 
     Raises:
-        InputError: it cannot be written there.
+        InputError, DiskError: it cannot be written there.
     """
     result = adata.copy()
     annotate(result, outcome.inferred, outcome.model, outcome.metrics)
-    write_whole(path, result.write_h5ad)
+    write_cells(path, result)
 
 
 def annotate(

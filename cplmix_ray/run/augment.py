@@ -21,6 +21,7 @@ from cplmix_ray.data.source import Source
 from cplmix_ray.data.split import split_source
 from cplmix_ray.errors import InputError
 from cplmix_ray.run.folder import require_writable, write_json, write_whole
+from cplmix_ray.run.scalars import ScalarFile
 from cplmix_ray.run.watch import Progress
 from cplmix_ray.version import __version__
 
@@ -104,12 +105,10 @@ def conduct_augmenter(config: AugmentConfig, task: Task, folder: Path, progress:
 
 
 def _train(config: AugmentConfig, task: Task, folder: Path, progress: Progress) -> TrainedAugmenter:
-    from torch.utils.tensorboard import SummaryWriter
-
     wanted = config.training.device
     gpu = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(SummaryWriter(str(folder / "tensorboard"), flush_secs=10)) as writer:
+    with contextlib.closing(ScalarFile(folder / "tensorboard", 0, progress.say)) as scalars:
         cells = task.cells
         events = train_augmenter(
             config, cells.values_ng, cells.train_idx, task.shape, torch.device("cuda" if gpu else "cpu")
@@ -119,8 +118,7 @@ def _train(config: AugmentConfig, task: Task, folder: Path, progress: Progress) 
                 step, terms = next(events)
             except StopIteration as end:
                 return end.value
-            for name, value in terms.items():
-                writer.add_scalar(f"augmenter/{name}", value, step)
+            scalars.add(step, {f"augmenter/{name}": value for name, value in terms.items()})
             progress.advance(step, terms)
 
 

@@ -35,7 +35,7 @@ class Milestone:
 
     Attributes:
         scores: the newest scores, empty before the first.
-        saved: the checkpoint folder just written, None where the run was scored and not saved.
+        saved: the checkpoint folder just written, None where the run was scored and not saved, or could not be.
     """
 
     step: int
@@ -58,8 +58,8 @@ def conduct(
         announce: told the plan, the first step and the number of steps before training starts.
 
     Raises:
-        InputError: the devices do not suffice.
-        TrainingError: training failed; the newest checkpoint stays.
+        InputError: the devices do not suffice, or the folder cannot be written to.
+        TrainingError: training failed, or its last checkpoint could not be written; the newest checkpoint stays.
     """
     with engine_for(config.placement, config.model.n_arms) as engine:
         milestones = conducting(config, data, folder, progress, engine, checkpoint, announce)
@@ -82,7 +82,7 @@ def conducting(
     """The same from milestone to milestone; a run that is closed at one gives everything back and can go on later."""
     start = Start() if checkpoint is None else Start(checkpoint.step, checkpoint.arms)
     n_steps = config.training.steps(len(data.training.train_idx))
-    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.make()
     save_config(config, folder.config)
     folder.keep_augmenter(data.training.augmenter)
     if announce is not None:
@@ -93,7 +93,7 @@ def conducting(
         for event in events:
             watcher.see(event)
             if isinstance(event, Evaluated | Snapshot):
-                saved = watcher.checkpoint if isinstance(event, Snapshot) else None
+                saved = watcher.saved if isinstance(event, Snapshot) else None
                 yield Milestone(event.step, watcher.scores, saved)
     arms = watcher.snapshot.arms if watcher.snapshot is not None else start.arms
     assert arms is not None  # a run without a checkpoint to start from takes at least one step
@@ -104,7 +104,7 @@ def conducting(
         "steps": model.step,
         "seconds": round(watcher.seconds, 3),
         **watcher.speed(),
-        **watcher.restart_figures(),
+        **watcher.mishaps(),
         "n_cells": data.n_cells,
         "n_categories": config.model.n_categories,
         "n_arms": config.model.n_arms,

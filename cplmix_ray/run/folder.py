@@ -1,13 +1,13 @@
 """The folder of a run and the names in it that people script against."""
 
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cplmix_ray.data.augmenter_file import MANIFEST, WEIGHTS, FrozenAugmenter
+from cplmix_ray.durable import holds_more, make_folder, replace_file, unwritten, why
 from cplmix_ray.errors import InputError
 
 
@@ -29,7 +29,8 @@ class RunFolder:
         self.augmenter = self.path / "augmenter"
 
     def holds_run(self) -> bool:
-        return self.config.exists() or self.checkpoints.exists()
+        """Whether there is something of a run; what a save that was killed had begun is nothing."""
+        return self.config.exists() or holds_more(self.checkpoints)
 
     def require_room(self, resume: bool) -> None:
         """Before any work: the folder can be written to, and no other run is overwritten.
@@ -49,6 +50,17 @@ class RunFolder:
             write_whole(self.augmenter / WEIGHTS, lambda partial: partial.write_bytes(frozen.weights()))
             write_json(self.augmenter / MANIFEST, frozen.manifest({}))
 
+    def make(self) -> None:
+        """Make the folder where there is none.
+
+        Raises:
+            InputError, DiskError: it cannot be made.
+        """
+        try:
+            make_folder(self.path)
+        except OSError as error:
+            raise unwritten(self.path, error) from None
+
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         write_json(self.metrics, metrics)
 
@@ -66,7 +78,7 @@ def require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise InputError(f"Cannot write to {folder} ({error.strerror}); choose another folder with --out.") from None
+        raise InputError(f"Cannot write to {folder} ({why(error)}); choose another folder with --out.") from None
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -76,23 +88,18 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write: writes the content to the path that it is given, which takes its own name afterwards.
 
     Raises:
-        InputError: it cannot be written there.
+        InputError, DiskError: it cannot be written there.
     """
-    partial = path.with_name(f".partial-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        os.replace(partial, path)
+        replace_file(path, write)
     except OSError as error:
-        raise InputError(f"Cannot write {path} ({error.strerror or error}).") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        raise unwritten(path, error) from None
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:
     """Write a whole file of JSON or none.
 
     Raises:
-        InputError: it cannot be written there.
+        InputError, DiskError: it cannot be written there.
     """
     write_whole(path, lambda partial: partial.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8"))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from cplmix_ray.config import Config
-from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.genes import columns_of
 from cplmix_ray.data.lazy import LazyRows, limits
 from cplmix_ray.data.on_disk import choose_genes
@@ -17,8 +16,9 @@ from cplmix_ray.data.preparation import Preparation, check_finite, prepare, requ
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError, NonFiniteError
 from cplmix_ray.run.folder import RunFolder
+from cplmix_ray.run.resume import settings_of
 from cplmix_ray.trainer.arm_group import ArmGroup, resolve_likelihood
-from cplmix_ray.trainer.checkpoint import latest_checkpoint
+from cplmix_ray.trainer.checkpoint import Checkpoint, latest_checkpoint
 from cplmix_ray.trainer.guard import require_finite_posteriors
 from cplmix_ray.trainer.inference import BATCH, answers
 from cplmix_ray.trainer.reading import in_order
@@ -50,6 +50,19 @@ class Inferred:
         return self.probs_nk.max(axis=1)
 
 
+def newest_checkpoint(path: str | Path) -> Checkpoint:
+    """The newest checkpoint of a run folder that is whole.
+
+    Raises:
+        InputError: there is none, or none is whole.
+    """
+    checkpoint, wrong = latest_checkpoint(RunFolder(path).checkpoints)
+    if checkpoint is None:
+        seen = f"; {'; '.join(wrong)}" if wrong else ""
+        raise InputError(f"{path} holds no checkpoint of a run{seen}; give the folder that train wrote with --out.")
+    return checkpoint
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """The arms of a finished (or interrupted) run."""
@@ -75,13 +88,23 @@ class TrainedModel:
         Raises:
             InputError: there is none, or none is whole.
         """
-        checkpoint, wrong = latest_checkpoint(RunFolder(path).checkpoints)
-        if checkpoint is None:
-            why = f"; {'; '.join(wrong)}" if wrong else ""
-            raise InputError(f"{path} holds no checkpoint of a run{why}; give the folder that train wrote with --out.")
-        manifest = checkpoint.manifest
-        config = parse_config(manifest["config"], str(checkpoint.path))
-        return cls.from_arms(config, Preparation.from_dict(manifest["preparation"]), checkpoint.arms, checkpoint.step)
+        return cls.of(newest_checkpoint(path))
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "TrainedModel":
+        """The model in a checkpoint.
+
+        Raises:
+            InputError: the checkpoint does not hold the arms of its own settings.
+        """
+        config, preparation = settings_of(checkpoint), Preparation.from_dict(checkpoint.manifest["preparation"])
+        try:
+            return cls.from_arms(config, preparation, checkpoint.arms, checkpoint.step)
+        except (KeyError, RuntimeError) as error:
+            raise InputError(
+                f"{checkpoint.path} does not hold the arms of its own settings ({' '.join(str(error).split())}); give "
+                f"the folder of another run."
+            ) from None
 
     def values_of(self, source: Source) -> Values:
         """Cells prepared as the training cells were.

@@ -1,7 +1,9 @@
 """TensorBoard: every term of the objective and every score, per arm and for the consensus."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+from cplmix_ray.run.scalars import ScalarFile
 from cplmix_ray.trainer.events import Logged
 
 
@@ -11,40 +13,34 @@ def total_loss(event: Logged) -> float:
 
 
 class Recorder:
-    """Writes scalars; points after ``step`` left by a run that was resumed are hidden."""
+    """Writes scalars; points after ``step``, left by a run that was killed, are hidden."""
 
-    def __init__(self, folder: Path, step: int):
-        self.folder = folder
-        self._open(step + 1 if step else None)
+    def __init__(self, folder: Path, step: int, say: Callable[[str], None]):
+        self.folder, self.say = folder, say
+        self.file = ScalarFile(folder, step + 1, say)
 
     def go_back(self, step: int) -> None:
         """Points after ``step`` are hidden: training does those steps once more."""
-        self.writer.close()
-        self._open(step + 1)
-
-    def _open(self, purge_step: int | None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(self.folder), purge_step=purge_step, flush_secs=10)
+        self.file.close()
+        self.file = ScalarFile(self.folder, step + 1, self.say)
 
     def terms(self, event: Logged) -> None:
-        self._add("loss/total", total_loss(event), event.step)
+        values = {"loss/total": total_loss(event)}
         for name, value in event.common.items():
-            tag = f"loss/{name}" if name == "distance" else f"schedule/{name}"
-            self._add(tag, value, event.step)
-        for name, values in event.per_arm.items():
-            for arm, value in enumerate(values):
-                self._add(f"arm{arm}/{name}", value, event.step)
+            values[f"loss/{name}" if name == "distance" else f"schedule/{name}"] = value
+        for name, per_arm in event.per_arm.items():
+            values |= {f"arm{arm}/{name}": value for arm, value in enumerate(per_arm)}
+        self.file.add(event.step, values)
 
     def scores(self, step: int, consensus: dict[str, float], arms: list[dict[str, float]]) -> None:
-        for name, value in consensus.items():
-            self._add(f"consensus/{name}", value, step)
+        values = {f"consensus/{name}": value for name, value in consensus.items()}
         for arm, scores in enumerate(arms):
-            for name, value in scores.items():
-                self._add(f"arm{arm}/{name}", value, step)
+            values |= {f"arm{arm}/{name}": value for name, value in scores.items()}
+        self.file.add(step, values)
+
+    def keep(self) -> None:
+        """Before a checkpoint is written: a run that goes on from it does not give the points before it again."""
+        self.file.flush()
 
     def close(self) -> None:
-        self.writer.close()
-
-    def _add(self, tag: str, value: float, step: int) -> None:
-        self.writer.add_scalar(tag, value, step)
+        self.file.close()

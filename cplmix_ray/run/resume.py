@@ -21,20 +21,29 @@ _MAY_CHANGE = {
 
 
 def checkpoint_to_resume(
-    folder: RunFolder, config: Config, data: Dataset, say: Callable[[str], None]
+    folder: RunFolder, config: Config, data: Dataset, say: Callable[[str], None], anew: bool = False
 ) -> Checkpoint | None:
     """The newest whole checkpoint of the folder, or None where there is nothing to go on with.
 
+    Args:
+        anew: whether a run none of whose checkpoints is whole starts at step 0. That loses no more than time, but much
+            of it perhaps, so a person is asked.
+
     Raises:
-        InputError: the settings or the data are not those of the run.
+        InputError: no checkpoint is whole, or the settings or the data are not those of the run.
     """
     checkpoint, wrong = latest_checkpoint(folder.checkpoints)
+    if checkpoint is None and wrong and not anew:
+        raise InputError(
+            f"No checkpoint in {folder.checkpoints} is whole ({'; '.join(wrong)}); put a copy of one there, or remove "
+            f"that folder to start at step 0."
+        )
     for line in wrong:
-        say(line)
+        say(f"{line} and is passed over.")
     if checkpoint is None:
-        say(f"{folder.path} holds no checkpoint yet; training starts at step 0.")
+        say(f"{folder.path} holds no whole checkpoint; training starts at step 0.")
         return None
-    saved = parse_config(checkpoint.manifest["config"], str(checkpoint.path))
+    saved = settings_of(checkpoint)
     changed = _changed(_in_memory_unless_said(saved.model_dump()), _in_memory_unless_said(config.model_dump()))
     if changed:
         raise InputError(
@@ -51,6 +60,17 @@ def checkpoint_to_resume(
         )
     say(f"Going on from {checkpoint.path}.")
     return checkpoint
+
+
+def settings_of(checkpoint: Checkpoint) -> Config:
+    """The settings of the run that wrote a checkpoint.
+
+    Raises:
+        InputError: it says nothing of them, or what this version does not know.
+    """
+    if "config" not in checkpoint.manifest:
+        raise InputError(f"{checkpoint.path} is no checkpoint of a run: its manifest names no settings.")
+    return parse_config(checkpoint.manifest["config"], str(checkpoint.path))
 
 
 def with_kept_augmenter(folder: RunFolder, config: Config) -> Config:

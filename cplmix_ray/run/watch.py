@@ -8,12 +8,14 @@ import torch
 
 from cplmix_ray.config import Config
 from cplmix_ray.data.dataset import Dataset
+from cplmix_ray.durable import why
+from cplmix_ray.errors import DiskError
 from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.run.record import Recorder, total_loss
 from cplmix_ray.scores import score
 from cplmix_ray.simplex import centre
 from cplmix_ray.trainer.arm_group import resolve_likelihood
-from cplmix_ray.trainer.checkpoint import write_checkpoint
+from cplmix_ray.trainer.checkpoint import latest_checkpoint, write_checkpoint
 from cplmix_ray.trainer.events import Evaluated, Logged, Moved, Restarted, RunEvent, Snapshot
 from cplmix_ray.trainer.randomness import PURPOSES
 from cplmix_ray.version import __version__
@@ -31,15 +33,15 @@ class Watcher:
 
     def __init__(self, config: Config, data: Dataset, folder: RunFolder, progress: Progress, seconds: float, step: int):
         self.config, self.data, self.folder, self.progress = config, data, folder, progress
-        self.recorder = Recorder(folder.tensorboard, step)
+        self.recorder = Recorder(folder.tensorboard, step, progress.say)
         self.seconds_before, self.begun = seconds, time.perf_counter()
         self.stretches: list[list[tuple[int, float, float]]] = [[]]
         self.sent = 0
-        self.restarts = self.lost_steps = 0
+        self.restarts = self.lost_steps = self.missed = 0
         self.snapshot: Snapshot | None = None
         self.latest: dict[str, float] = {}
         self.scores: dict[str, float] = {}
-        self.checkpoint: Path | None = None
+        self.saved: Path | None = None
         self.floor_told = False
 
     @property
@@ -96,9 +98,31 @@ class Watcher:
             "augmenter": None if self.data.training.augmenter is None else self.data.training.augmenter.checksum,
             "seconds": round(self.seconds, 3),
         }
-        self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        self.checkpoint = write_checkpoint(self.folder.checkpoints, event, facts, self.config.training.keep_checkpoints)
-        self.snapshot = event
+        self.snapshot, self.saved = event, None
+        self.recorder.keep()
+        try:
+            self.saved = write_checkpoint(self.folder.checkpoints, event, facts, self.config.training.keep_checkpoints)
+        except OSError as error:
+            self._missed(event, error)
+
+    def _missed(self, event: Snapshot, error: OSError) -> None:
+        """The next one may succeed; after the last there is none, and what was trained would be lost unsaid.
+
+        Raises:
+            DiskError: it was the last.
+        """
+        self.missed += 1
+        newest, _ = latest_checkpoint(self.folder.checkpoints)
+        whole = "there is no whole one yet" if newest is None else f"the newest whole one is {newest.path}"
+        if event.step == self.config.training.steps(len(self.data.training.train_idx)):
+            raise DiskError(
+                f"The last checkpoint, of step {event.step}, could not be written ({why(error)}), and {whole}; make "
+                f"room in {self.folder.path}, and the same command with --resume does what is missing."
+            )
+        self.progress.say(
+            f"The checkpoint of step {event.step} could not be written ({why(error)}); {whole}. Training goes on, and "
+            f"the next checkpoint is tried as usual."
+        )
 
     def _restarted(self, event: Restarted) -> None:
         logged = [step for step, *_ in self.stretches[-1][-1:]]
@@ -108,9 +132,10 @@ class Watcher:
         self.recorder.go_back(event.step)
         self.progress.say(f"{event.reason}; training goes on from step {event.step}, {lost} steps behind.")
 
-    def restart_figures(self) -> dict[str, int]:
-        """How often training started again after a loss, and how many steps were done once more for it."""
-        return {"restarts": self.restarts, "lost_steps": self.lost_steps}
+    def mishaps(self) -> dict[str, int]:
+        """How often training started again after a loss, how many steps were done once more for it, and how many
+        checkpoints could not be written."""
+        return {"restarts": self.restarts, "lost_steps": self.lost_steps, "missed_checkpoints": self.missed}
 
     def speed(self) -> dict[str, float | None]:
         """Milliseconds a step, and how many of these the slowest worker stood still for the arms' sum; scores and

@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
 
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.data.source import Source
+from cplmix_ray.durable import PARTIAL, aside, replace_tree, settle, unwritten
 from cplmix_ray.engine.tune.state import TrialState
+from cplmix_ray.errors import DiskError
 from cplmix_ray.run.annotate import write_result
 from cplmix_ray.run.conduct import Outcome
 from cplmix_ray.run.folder import RunFolder
@@ -18,24 +21,41 @@ def export_best(
 ) -> int:
     """Copy the best seed's run of the best trial to ``best/``, with the cells annotated by it.
 
+    An earlier ``best/`` stays until this one is whole.
+
     Args:
         pick: the score that decides.
 
     Returns:
         The seed of that run.
+
+    Raises:
+        InputError, DiskError: it cannot be written.
     """
     trial, first = folder.trial(best.name), spec.run.seed
     scores = {}
     for seed in range(first, first + spec.search.seeds):
         scores[seed] = json.loads(trial.run(seed).metrics.read_text(encoding="utf-8"))[pick]
     seed = (max if mode == "max" else min)(scores, key=lambda each: scores[each])
-    run, partial = trial.run(seed), RunFolder(folder.path / ".partial-best")
+    run, partial = trial.run(seed), RunFolder(folder.best.with_name(PARTIAL + folder.best.name))
+    settle(aside(folder.best))
     shutil.rmtree(partial.path, ignore_errors=True)
-    shutil.copytree(run.path, partial.path)
-    shutil.copytree(run.tensorboard, partial.tensorboard)
+    _copy(run.path, partial.path)
+    _copy(run.tensorboard, partial.tensorboard)
     model = TrainedModel.load(partial.path)
     metrics = json.loads(partial.metrics.read_text(encoding="utf-8"))
     write_result(partial.result, source.adata, Outcome(metrics, model, model.infer(model.values_of(source))))
-    shutil.rmtree(folder.best, ignore_errors=True)
-    partial.path.rename(folder.best)
+    try:
+        replace_tree(partial.path, folder.best)
+    except OSError as error:
+        raise unwritten(folder.best, error) from None
     return seed
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source, target)
+    except shutil.Error as error:  # one reason for each file that could not be copied
+        raise DiskError(f"Cannot write {target} ({error.args[0][0][2]}); make room there and add --resume.") from None
+    except OSError as error:
+        raise unwritten(target, error) from None

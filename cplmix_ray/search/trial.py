@@ -107,7 +107,7 @@ class TrialWork:
             # What this trial had reached gives way to what a better one has, whose settings differ on purpose.
             shutil.rmtree(run.checkpoints, ignore_errors=True)
             return trial.checkpoint
-        return checkpoint_to_resume(run, config, dataset, lambda line: None)
+        return checkpoint_to_resume(run, config, dataset, lambda line: None, anew=True)
 
     def _summary(self, finished: list[dict[str, Any]]) -> Report:
         scores = {
