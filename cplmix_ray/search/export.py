@@ -11,6 +11,7 @@ from cplmix_ray.run.conduct import Outcome
 from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.run.model import TrainedModel
 from cplmix_ray.search.folder import SearchFolder
+from cplmix_ray.search.records import whole_metrics
 
 
 def export_best(
@@ -25,9 +26,9 @@ def export_best(
         The seed of that run.
     """
     trial, first = folder.trial(best.name), spec.run.seed
-    scores = {}
-    for seed in range(first, first + spec.search.seeds):
-        scores[seed] = json.loads(trial.run(seed).metrics.read_text(encoding="utf-8"))[pick]
+    seeds = range(first, first + spec.search.seeds)
+    figures = {seed: whole_metrics(trial.run(seed), pick) for seed in seeds}
+    scores = {seed: each[pick] for seed, each in figures.items() if each is not None}
     seed = (max if mode == "max" else min)(scores, key=lambda each: scores[each])
     run, partial = trial.run(seed), RunFolder(folder.path / ".partial-best")
     shutil.rmtree(partial.path, ignore_errors=True)
