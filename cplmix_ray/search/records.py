@@ -2,17 +2,19 @@
 
 ``trial.json``, by the driver: its point and how it stands. ``reports.jsonl``, by the trial: every report, a line each.
 ``failure.json``, by the trial: why it failed. The first and the last are there whole or not at all; of the reports, the
-last line can be cut short by a kill.
+last line can be cut short by a kill. Entries and reports hold a checksum, as a figure with another digit is one too.
 """
 
 import json
 import os
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cplmix_ray.config.files import describe
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.config.section import Section
 from cplmix_ray.engine.tune.state import History, TrialState
@@ -51,7 +53,7 @@ class _Report(BaseModel):
 def write_entry(folder: TrialFolder, state: TrialState) -> None:
     """Keep how a trial stands."""
     entry = {"format": 1, "point": state.point, "status": state.status, "error": state.error}
-    write_json(folder.entry, entry)
+    write_json(folder.entry, _sealed(entry))
 
 
 def append_report(folder: TrialFolder, report: dict[str, Any]) -> None:
@@ -65,7 +67,7 @@ def append_report(folder: TrialFolder, report: dict[str, Any]) -> None:
         with open(folder.reports, "ab+") as file:
             if file.tell() and not _ends_a_line(folder.reports):
                 file.write(b"\n")  # a kill has cut the last report short
-            file.write(json.dumps(report).encode() + b"\n")
+            file.write(json.dumps(_sealed(report)).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -91,8 +93,8 @@ def read_reports(folder: TrialFolder) -> tuple[tuple[dict[str, Any], ...], list[
         return (), [f"{folder.reports} cannot be read ({error.strerror})"]
     for line in filter(bytes.strip, lines):
         try:
-            report = _Report.model_validate_json(line).model_dump()
-        except ValidationError:
+            report = _Report.model_validate(_unsealed(line)).model_dump()
+        except ValueError:
             damaged += 1
             continue
         reports = [*(earlier for earlier in reports if earlier["step"] < report["step"]), report]
@@ -151,13 +153,34 @@ def _read_entry(spec: SearchConfig, folder: TrialFolder) -> tuple[Entry | None, 
     if not folder.entry.exists():
         return None, []
     try:
-        entry = Entry.model_validate_json(folder.entry.read_bytes())
+        entry = Entry.model_validate(_unsealed(folder.entry.read_bytes()))
         if set(entry.point) != set(spec.space):
             raise InputError("its point is not one of this search")
         config_at(spec.run, entry.point)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        return None, [f"{folder.entry} is damaged ({first['msg']})"]
-    except (OSError, InputError) as error:
-        return None, [f"{folder.entry} is damaged ({error})"]
+    except (OSError, ValueError, InputError) as error:
+        why = describe(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
+        return None, [f"{folder.entry} is damaged ({why})"]
     return entry, []
+
+
+def _sealed(tree: dict[str, Any]) -> dict[str, Any]:
+    return {**tree, "crc32": _checksum(tree)}
+
+
+def _checksum(tree: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(tree, sort_keys=True).encode())
+
+
+def _unsealed(data: bytes) -> dict[str, Any]:
+    """A record without its checksum.
+
+    Raises:
+        ValueError: it is not what was written.
+    """
+    try:
+        tree = json.loads(data)
+        if isinstance(tree, dict) and tree.pop("crc32", None) == _checksum(tree):
+            return tree
+    except RecursionError:
+        raise ValueError("it is nested without end") from None
+    raise ValueError("it does not match its checksum")
