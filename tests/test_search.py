@@ -40,9 +40,10 @@ def source():
     return read_source("digits")
 
 
-def run_search(spec, source, path, resume=False, show=lambda trials: None):
+def run_search(spec, source, path, show=lambda trials: None):
+    """A search, or the rest of it where the folder holds one."""
     folder = SearchFolder(path)
-    return conduct_search(spec, source, folder, resume, lambda *told: None, show), folder
+    return conduct_search(spec, source, folder, lambda *told: None, show), folder
 
 
 def wait_for_everything(ray, seconds=20.0):
@@ -281,6 +282,6 @@ def test_optuna_draws_the_trials(ray_cluster, source, tmp_path):
 def test_a_finished_search_that_is_resumed_runs_nothing_again(finished, source):
     spec, _, folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.trials.rglob("*") if path.is_file()}
-    findings, _ = run_search(spec, source, folder.path, resume=True)
+    findings, _ = run_search(spec, source, folder.path)
     assert [trial.status for trial in findings.trials] == ["done", "done"]
     assert {path: path.stat().st_mtime_ns for path in folder.trials.rglob("*") if path.is_file()} == before

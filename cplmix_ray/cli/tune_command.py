@@ -107,7 +107,7 @@ def tune(args: list[str]) -> None:
 
     begun = time.monotonic()
     try:
-        findings = conduct_search(spec, source, folder, command.resume, announce, lambda trials: board[0].show(trials))
+        findings = conduct_search(spec, source, folder, announce, lambda trials: board[0].show(trials), print)
         board[0].end(findings.trials)
     finally:
         for each in board:

@@ -13,7 +13,8 @@ from cplmix_ray.data.source import Source
 from cplmix_ray.data.split import split_source
 from cplmix_ray.engine.plan import Devices, Plan, local_devices
 from cplmix_ray.engine.session import cluster_devices, joins_cluster, ray_session
-from cplmix_ray.engine.tune.search import SearchJob, run_search
+from cplmix_ray.engine.tune.job import SearchJob
+from cplmix_ray.engine.tune.search import run_search
 from cplmix_ray.engine.tune.shelf import Shelf
 from cplmix_ray.engine.tune.state import TrialState
 from cplmix_ray.errors import InputError
@@ -21,6 +22,7 @@ from cplmix_ray.search.export import export_best
 from cplmix_ray.search.figure import draw_scores
 from cplmix_ray.search.folder import SearchFolder
 from cplmix_ray.search.ledger import Ledger, best_of
+from cplmix_ray.search.rest import Rest, rest_of
 from cplmix_ray.search.space import check_space, every_value
 from cplmix_ray.search.trial import TrialWork
 
@@ -41,35 +43,45 @@ def conduct_search(
     spec: SearchConfig,
     source: Source,
     folder: SearchFolder,
-    resume: bool,
     announce: Callable[[str, Sequence[Plan], Devices, int], None],
     show: Callable[[Sequence[TrialState]], None],
+    say: Callable[[str], None] = lambda line: None,
 ) -> Findings:
     """Run a search, or the rest of one, and leave everything in ``folder``.
+
+    Nothing in the folder can run code: all that is read from it is plain text, and weights in safetensors.
 
     Args:
         announce: told the metric, the plans that trials can have, the devices, and the steps of one run.
         show: told the trials after every change.
+        say: told of damaged records of a search that is resumed, a line each.
 
     Raises:
-        InputError: the space, the data or the devices do not allow the search.
+        InputError: the space, the data or the devices do not allow the search, or the folder is that of an older
+            version.
     """
     metric = check_search(spec, source)
     train_idx, _ = split_source(source, spec.run.input.val_fraction, spec.run.seed)
     n_steps = spec.run.training.steps(len(train_idx))
+    rest = rest_of(spec, folder, metric, say)
     address = spec.run.placement.ray_address
     with contextlib.ExitStack() as stack:
         devices = local_devices()
         if joins_cluster(address):
             stack.enter_context(ray_session(address))
             devices = cluster_devices(spec.run.placement)
-        work = TrialWork(spec, metric, devices, n_steps, folder.path.resolve())
+        work = TrialWork(spec, metric, devices, n_steps, folder.path.resolve(), rest.level)
         plans = [work.plan_at({"model.n_arms": n_arms}) for n_arms in every_value(spec, "model.n_arms")]
         folder.path.mkdir(parents=True, exist_ok=True)
         save_search(spec, folder.spec)
         announce(metric, plans, devices, n_steps)
-        stack.enter_context(ray_session(address))
-        trials = _trials(work, source, folder, Ledger(folder, list(spec.space), show), resume)
+        ledger = Ledger(folder, list(spec.space), show, [history.state for history in rest.history])
+        if rest.history:
+            ledger([])
+        if rest.trials or rest.n_more:
+            stack.enter_context(ray_session(address))
+            _run(work, rest, source, folder, ledger)
+    trials = ledger.trials
     best = best_of(trials, MODES[metric])
     if best is None:
         return Findings(trials, None, None, metric)
@@ -78,20 +90,28 @@ def conduct_search(
     return Findings(trials, best, seed, metric)
 
 
-def _trials(work: TrialWork, source: Source, folder: SearchFolder, ledger: Ledger, resume: bool) -> list[TrialState]:
-    """Run the trials; Ray must be connected."""
-    spec, mode = work.spec, MODES[work.metric]
+def _run(work: TrialWork, rest: Rest, source: Source, folder: SearchFolder, ledger: Ledger) -> None:
+    """Run what is left; Ray must be connected."""
     job = SearchJob(
-        spec.space, spec.search, spec.n_draws, mode, work.n_steps, work, work.plan_at, folder.tune, folder.next_trial
+        space=work.spec.space,
+        search=work.spec.search,
+        mode=MODES[work.metric],
+        n_steps=work.n_steps,
+        body=work,
+        plan_at=work.plan_at,
+        trials=rest.trials,
+        n_more=rest.n_more,
+        name_trial=folder.next_trial,
+        folder=folder.tune,
+        patience=work.spec.run.placement.collective_timeout,
+        history=rest.history,
     )
     # Data sets are built in an actor, whose present folder may be another one.
     shelf = Shelf(source, functools.partial(build_dataset, root=Path.cwd()))
     try:
-        trials = run_search(job, shelf, ledger, resume)
+        ledger(run_search(job, shelf, ledger))
     finally:
         shelf.close()
-    ledger(trials)
-    return trials
 
 
 def check_search(spec: SearchConfig, source: Source) -> str:

@@ -14,6 +14,7 @@ from cplmix_ray.run.conduct import Outcome
 from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.run.model import TrainedModel
 from cplmix_ray.search.folder import SearchFolder
+from cplmix_ray.search.records import whole_metrics
 
 
 def export_best(
@@ -33,9 +34,9 @@ def export_best(
         InputError, DiskError: it cannot be written.
     """
     trial, first = folder.trial(best.name), spec.run.seed
-    scores = {}
-    for seed in range(first, first + spec.search.seeds):
-        scores[seed] = json.loads(trial.run(seed).metrics.read_text(encoding="utf-8"))[pick]
+    seeds = range(first, first + spec.search.seeds)
+    figures = {seed: whole_metrics(trial.run(seed), pick) for seed in seeds}
+    scores = {seed: each[pick] for seed, each in figures.items() if each is not None}
     seed = (max if mode == "max" else min)(scores, key=lambda each: scores[each])
     run, partial = trial.run(seed), RunFolder(folder.best.with_name(PARTIAL + folder.best.name))
     settle(aside(folder.best))

@@ -7,10 +7,12 @@ from cplmix_ray.run.folder import RunFolder, require_writable
 
 
 class TrialFolder:
-    """One trial: a run folder for each seed, and why it failed if it did."""
+    """One trial: a run folder for each seed, how it stands, its reports, and why it failed if it did."""
 
     def __init__(self, path: Path, tensorboard: Path):
         self.path, self.tensorboard = path, tensorboard
+        self.entry = path / "trial.json"
+        self.reports = path / "reports.jsonl"
         self.failure = path / "failure.json"
 
     def run(self, seed: int) -> RunFolder:
@@ -18,7 +20,10 @@ class TrialFolder:
 
 
 class SearchFolder:
-    """Paths of a search: search.yaml, results.csv, figure.png, best/, tensorboard/, trials/, and tune/ for Ray Tune."""
+    """Paths of a search: search.yaml, results.csv, figure.png, best/, tensorboard/ and trials/.
+
+    While it runs, .tune/ is for Ray Tune; nothing is read from it, nor from the tune/ of an older version.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -28,7 +33,8 @@ class SearchFolder:
         self.best = self.path / "best"
         self.tensorboard = self.path / "tensorboard"
         self.trials = self.path / "trials"
-        self.tune = self.path / "tune"
+        self.tune = self.path.resolve() / ".tune"
+        self.older = self.path / "tune"
 
     def trial(self, name: str) -> TrialFolder:
         return TrialFolder(self.trials / name, self.tensorboard / name)

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from cplmix_ray.engine.tune.state import TrialState
 from cplmix_ray.run.folder import write_whole
 from cplmix_ray.search.folder import SearchFolder
 from cplmix_ray.search.hparams import write_hparams
+from cplmix_ray.search.records import write_entry
 from cplmix_ray.search.trial import REPORTED
 
 _FIGURES = ("score", "score_sd", "scores", "runs", "step", "seconds", *REPORTED)
@@ -36,19 +38,46 @@ class Ledger:
     Args:
         names: the searched settings, in the order of their columns.
         show: told the states after every change.
+        before: trials that an earlier process has started; their rows stay whatever happens.
     """
 
-    def __init__(self, folder: SearchFolder, names: Sequence[str], show: Callable[[Sequence[TrialState]], None]):
+    def __init__(
+        self,
+        folder: SearchFolder,
+        names: Sequence[str],
+        show: Callable[[Sequence[TrialState]], None],
+        before: Sequence[TrialState] = (),
+    ):
         self.folder, self.names, self.show = folder, tuple(names), show
+        self.states = {state.name: state for state in before}
         self.told: dict[str, str] = {}
+        self.kept: dict[str, tuple] = {}
 
-    def __call__(self, trials: list[TrialState]) -> None:
+    @property
+    def trials(self) -> list[TrialState]:
+        """All trials, by their names."""
+        return [self.states[name] for name in sorted(self.states)]
+
+    def __call__(self, trials: Sequence[TrialState]) -> None:
         for state in trials:
+            earlier = self.states.get(state.name)
+            # Before a trial that goes on has told anything new, what it had reached stands.
+            self.states[state.name] = (
+                state if state.report or earlier is None else replace(state, report=earlier.report)
+            )
+            self._keep(state)
+        for state in self.trials:
             if state.ended and self.told.get(state.name) != state.status:
                 write_hparams(self.folder.trial(state.name).tensorboard, state)
             self.told[state.name] = state.status
-        self.write(trials)
-        self.show(trials)
+        self.write(self.trials)
+        self.show(self.trials)
+
+    def _keep(self, state: TrialState) -> None:
+        now = (state.status, state.point, state.error)
+        if state.status != "waiting" and self.kept.get(state.name) != now:
+            write_entry(self.folder.trial(state.name), state)
+            self.kept[state.name] = now
 
     def write(self, trials: Sequence[TrialState]) -> None:
         """Write results.csv anew."""

@@ -1,5 +1,7 @@
 """Points of the search space as settings of a run, checked before anything starts."""
 
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,6 +37,11 @@ def config_at(run: Config, point: dict[str, Any], seed: int | None = None) -> Co
         return Config.model_validate(tree)
     except ValidationError as error:
         raise InputError(f"space: {describe(error)}; see python -m cplmix_ray.train --help for bounds.") from None
+
+
+def point_of(run: Config, names: Iterable[str]) -> dict[str, Any]:
+    """The point of the space at which a run stands: dotted names -> values."""
+    return {name: functools.reduce(getattr, name.split("."), run) for name in names}
 
 
 def check_space(spec: SearchConfig) -> None:

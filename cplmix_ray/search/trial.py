@@ -1,7 +1,6 @@
 """What one trial does: a run for every seed, one after the other, each in a folder that a later start finds again."""
 
-import json
-import shutil
+import contextlib
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,15 +9,18 @@ from typing import Any
 
 from cplmix_ray.config import Config
 from cplmix_ray.config.search import SearchConfig
+from cplmix_ray.durable import discard
 from cplmix_ray.engine.plan import Devices, Plan, make_plan
 from cplmix_ray.engine.tune.trial import Report, Trial
 from cplmix_ray.errors import InputError, NonFiniteError, TrainingError
 from cplmix_ray.run.conduct import conducting
 from cplmix_ray.run.folder import RunFolder, write_json
-from cplmix_ray.run.resume import checkpoint_to_resume
+from cplmix_ray.run.resume import checkpoint_to_resume, settings_of
 from cplmix_ray.search.folder import SearchFolder
-from cplmix_ray.search.space import config_at
-from cplmix_ray.trainer.checkpoint import Checkpoint
+from cplmix_ray.search.records import append_report, read_failure, read_reports, whole_metrics
+from cplmix_ray.search.space import config_at, point_of
+from cplmix_ray.trainer.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint
+from cplmix_ray.trainer.events import Snapshot
 
 REPORTED = ("acc", "ari", "nmi", "agreement", "consensus", "amp", "kl_qc_pc", "populated", "reconstruction")
 """Scores that a trial reports besides ``score``, each the mean over its finished runs."""
@@ -32,6 +34,7 @@ class TrialWork:
         metric: the score that decides, 'auto' resolved.
         devices: what there is to run on, so that a trial's arms are spread as was planned.
         n_steps: steps of one run.
+        level: in population based training that goes on, steps that all its trials have reported.
     """
 
     spec: SearchConfig
@@ -39,6 +42,7 @@ class TrialWork:
     devices: Devices
     n_steps: int
     out: Path
+    level: int = 0
 
     def plan_at(self, point: dict[str, Any]) -> Plan:
         """Where the arms of a trial at this point go."""
@@ -52,16 +56,19 @@ class TrialWork:
             InputError, TrainingError: a run failed; why is in the trial's folder too.
         """
         folder = SearchFolder(self.out).trial(trial.name)
-        if folder.failure.exists():
-            # The same settings would fail again at the same step.
-            failure = json.loads(folder.failure.read_text(encoding="utf-8"))
-            if failure["repeats"]:
-                raise TrainingError(failure["reason"])
+        failure = read_failure(folder)
+        if failure is not None and failure.repeats:
+            raise TrainingError(failure.reason)  # the same settings would fail again at the same step
         try:
-            yield from self._runs(trial)
+            for report, saved in self._runs(trial):
+                append_report(folder, report)
+                yield report, saved
         except (InputError, TrainingError) as error:
-            repeats = isinstance(error, InputError | NonFiniteError)
-            write_json(folder.failure, {"reason": str(error), "repeats": repeats})
+            # What the disk refuses can be mended.
+            refused = isinstance(error.__context__, OSError)
+            repeats = isinstance(error, InputError | NonFiniteError) and not refused
+            with contextlib.suppress(InputError):
+                write_json(folder.failure, {"reason": str(error), "repeats": repeats})
             raise
 
     def _runs(self, trial: Trial) -> Iterator[tuple[Report, Path | None]]:
@@ -69,9 +76,12 @@ class TrialWork:
         first = self.spec.run.seed
         for seed in range(first, first + self.spec.search.seeds):
             run = SearchFolder(self.out).trial(trial.name).run(seed)
-            if not run.metrics.exists():
+            if whole_metrics(run, self.metric) is None:
                 yield from self._run(trial, self._config(trial, seed), run, bool(finished))
-            finished.append(json.loads(run.metrics.read_text(encoding="utf-8")))
+            figures = whole_metrics(run, self.metric)
+            if figures is None:
+                raise TrainingError(f"{run.metrics} cannot be read, though it was just written.")
+            finished.append(figures)
             complete = len(finished) == self.spec.search.seeds
             report = {"step": len(finished) * self.n_steps, **self._summary(finished)}
             yield {**report, "complete": complete, "done": complete}, None
@@ -92,6 +102,10 @@ class TrialWork:
         engine = trial.engine(self.plan_at(trial.point), data)
         dataset = data.dataset()
         checkpoint = self._checkpoint(trial, config, run, dataset) if run.holds_run() or trial.checkpoint else None
+        if exchanges and trial.checkpoint is None and checkpoint is not None and checkpoint.step > self.level:
+            # It had waited for the others when the search was interrupted, and does so again.
+            told = read_reports(SearchFolder(self.out).trial(trial.name))[0]
+            yield from ((report, checkpoint.path) for report in told if report["step"] == checkpoint.step)
         for at in conducting(config, dataset, run, Quiet(), engine, checkpoint):
             if (
                 at.step < self.n_steps
@@ -104,10 +118,28 @@ class TrialWork:
 
     def _checkpoint(self, trial: Trial, config: Config, run: RunFolder, dataset: Any) -> Checkpoint | None:
         if trial.checkpoint is not None:
-            # What this trial had reached gives way to what a better one has, whose settings differ on purpose.
-            shutil.rmtree(run.checkpoints, ignore_errors=True)
-            return trial.checkpoint
+            return self._adopted(trial.checkpoint, config, run)
+        if self.spec.search.scheduler == "pbt":
+            # The newest checkpoint may be from before an exchange, and of other settings on purpose.
+            newest, _ = latest_checkpoint(run.checkpoints)
+            if newest is not None:
+                config = config_at(config, point_of(settings_of(newest), self.spec.space))
         return checkpoint_to_resume(run, config, dataset, lambda line: None, anew=True)
+
+    def _adopted(self, given: Checkpoint, config: Config, run: RunFolder) -> Checkpoint:
+        """What this trial had reached gives way to what a better one has, and is the run's own from now on."""
+        facts = {
+            name: value for name, value in given.manifest.items() if name not in ("sha256", "format", "step", "files")
+        }
+        facts["config"] = config.model_dump(mode="json")
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        own = write_checkpoint(
+            run.checkpoints, Snapshot(given.step, given.arms), facts, config.training.keep_checkpoints
+        )
+        for other in run.checkpoints.glob("step-*"):
+            if other != own:
+                discard(other)
+        return Checkpoint(own, given.step, given.arms, {**given.manifest, **facts})
 
     def _summary(self, finished: list[dict[str, Any]]) -> Report:
         scores = {

@@ -39,16 +39,15 @@ class StoredData:
 class _Keeper:
     """Runs as an actor without a device of its own, on the driver's node."""
 
-    def __init__(self, source: list, build: Callable[[Any, Config], Dataset]):
-        self.source, self.build = ray.get(source[0]), build
+    def __init__(self) -> None:
         self.values: OrderedDict[str, list] = OrderedDict()
         self.sets: OrderedDict[str, StoredData] = OrderedDict()
 
-    def get(self, config: Config) -> StoredData:
+    def get(self, config: Config, source: list, build: Callable[[Any, Config], Dataset]) -> StoredData:
         values_key = repr((config.input, config.model.likelihood))
         key = repr((values_key, config.copies, config.seed, config.ensemble_of))
         if key not in self.sets:
-            data = self.build(self.source, config)
+            data = build(ray.get(source[0]), config)
             stored = self.sets[key] = StoredData.put(data, self.values.get(values_key))
             self.values[values_key] = stored.stored.values
             _forget(self.sets)
@@ -74,8 +73,12 @@ class Shelf:
 
     def __init__(self, source: Any, build: Callable[[Any, Config], Dataset]):
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        keeper: Any = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=here)
-        self._keeper: Any = keeper.remote([ray.put(source)], build)
+        # A keeper that was killed comes again, and prepares what it is asked for once more; so it is told of the source
+        # with every question.
+        lasting = {"max_restarts": -1, "max_task_retries": -1}
+        keeper: Any = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=here, **lasting)
+        self._keeper: Any = keeper.remote()
+        self._source, self._build = [ray.put(source)], build
 
     def get(self, config: Config) -> StoredData:
         """The data set of a run, prepared by the first who asks.
@@ -84,7 +87,7 @@ class Shelf:
             InputError: the settings do not fit the data.
         """
         try:
-            return ray.get(self._keeper.get.remote(config))
+            return ray.get(self._keeper.get.remote(config, self._source, self._build))
         except RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise error.cause from None

@@ -27,6 +27,19 @@ class TrialState:
         return self.status in ("done", "stopped", "failed")
 
 
+@dataclass(frozen=True)
+class History:
+    """What an earlier process has left of a trial.
+
+    Attributes:
+        state: how it stood; of a trial that is to go on, 'unfinished'.
+        reports: all its reports in the order of their steps.
+    """
+
+    state: TrialState
+    reports: tuple[dict[str, Any], ...] = ()
+
+
 class Listener(Protocol):
     """Told of all trials whenever something has changed."""
 

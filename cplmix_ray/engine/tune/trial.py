@@ -15,6 +15,7 @@ from cplmix_ray.engine.places import Places, bundle_of
 from cplmix_ray.engine.plan import Plan
 from cplmix_ray.engine.restarts import train_through_losses
 from cplmix_ray.engine.run import Engine
+from cplmix_ray.engine.tune.pulse import beat
 from cplmix_ray.engine.tune.shelf import Shelf, StoredData
 from cplmix_ray.trainer.checkpoint import Checkpoint, latest_checkpoint
 
@@ -48,6 +49,11 @@ class Trial:
         return Engine(plan, lambda config, _, start: train_through_losses(plan, config, data.stored, start, places))
 
 
+def as_config(name: str, point: dict[str, Any]) -> dict[str, Any]:
+    """A trial as Ray Tune's settings hold it."""
+    return {"trial": {"name": name, "point": point}}
+
+
 Body = Callable[[Trial], Iterator[tuple[Report, Path | None]]]
 """A trial's work: a generator of reports, each with the newest checkpoint folder where there is one."""
 
@@ -55,12 +61,15 @@ Body = Callable[[Trial], Iterator[tuple[Report, Path | None]]]
 class TrialActor(tune.Trainable):
     """Steps through the body from report to report. A stopped trial closes the body, which gives its devices back."""
 
-    def setup(self, config: dict[str, Any], body: Body, shelf: Shelf) -> None:  # type: ignore[override]
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], body: Body, shelf: Shelf, pulses: Path, patience: float
+    ) -> None:
         self.body, self.shelf = body, shelf
+        beat(pulses, patience)
         self._begin(config)
 
-    def _begin(self, point: dict[str, Any]) -> None:
-        self.point = point
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.point = config["trial"]["point"]
         self.begin_from: Checkpoint | None = None
         self.reports: Iterator[tuple[Report, Path | None]] | None = None
         self.newest: Path | None = None

@@ -1,0 +1,31 @@
+"""A search in a process of its own, which a test may kill; forked from one that has imported what is slow to import."""
+
+import multiprocessing
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from cplmix_ray.config.files import load_search
+from cplmix_ray.search.folder import SearchFolder
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["cplmix_ray.search.conduct", "cplmix_ray.engine.ray_train", "sklearn.datasets"])
+
+
+def start_search(spec: Path, out: Path) -> BaseProcess:
+    """Begin a search, or go on with what is in the folder."""
+    process = _context.Process(target=_search, args=(spec, out), daemon=False)
+    process.start()
+    return process
+
+
+def _search(spec: Path, out: Path) -> None:
+    from cplmix_ray.data.dataset import read_source
+    from cplmix_ray.search.conduct import conduct_search
+
+    def say(line: str) -> None:
+        with open(out / "said.txt", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    conduct_search(
+        load_search(spec), read_source("digits"), SearchFolder(out), lambda *told: None, lambda trials: None, say
+    )

@@ -1,0 +1,146 @@
+"""A search whose processes are killed at random moments comes to the rows of one that was left alone."""
+
+import csv
+import os
+import random
+import signal
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from processes import workers_of
+from search_driver import start_search
+
+from cplmix_ray.config.files import load_search
+from cplmix_ray.data.dataset import read_source
+from cplmix_ray.search.conduct import conduct_search
+from cplmix_ray.search.folder import SearchFolder
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+
+EVERY = 25
+SEARCH = {
+    "run": {
+        "input": {"data": "digits"},
+        "model": {"hidden": [16]},
+        "training": {"max_steps": 200, "batch_size": 64, "evaluate_every": EVERY, "checkpoint_every": EVERY},
+    },
+    "space": {
+        "model.n_arms": {"choice": [1, 2]},
+        "objective.lam": {"loguniform": [0.1, 10]},
+        "training.lr": {"choice": [3e-3, 1e-3, 2e-3, 1e30]},
+    },
+    "search": {"trials": 8, "trial_failures": 2, "search_seed": 1},
+}
+TITLES = {"trial": "ResourceTrainable", "arm": "ray::ArmWorker", "data set": "ray::_Keeper"}
+KILLS = ["driver", "trial", "arm", "driver", "data set", "trial", "driver", "arm", "driver"]
+
+
+def rows_of(out: Path) -> dict[str, dict]:
+    with open(out / "results.csv", newline="") as file:
+        return {row["trial"]: row for row in csv.DictReader(file)}
+
+
+def files_of_ended(out: Path) -> dict[Path, int]:
+    """What the trials that have ended wrote, and when."""
+    ended = [name for name, row in rows_of(out).items() if row["status"] in ("done", "failed")]
+    return {p: p.stat().st_mtime_ns for name in ended for p in (out / "trials" / name).rglob("*") if p.is_file()}
+
+
+def await_training(driver: BaseProcess) -> None:
+    end = time.monotonic() + 300
+    while driver.is_alive() and not workers_of(driver.pid, TITLES["arm"]):
+        assert time.monotonic() < end, "no trial has begun"
+        time.sleep(0.05)
+
+
+def await_report(out: Path, since: float, driver: BaseProcess) -> float:
+    """When a trial has reported again, or the search has ended."""
+    end = time.monotonic() + 300
+    while driver.is_alive():
+        newest = max((path.stat().st_mtime for path in out.glob("trials/*/reports.jsonl")), default=0.0)
+        if newest > since + 0.5:
+            return newest
+        assert time.monotonic() < end, "no trial has reported"
+        time.sleep(0.05)
+    return since
+
+
+def kill(kind: str, driver: BaseProcess) -> list[psutil.Process]:
+    """Kill one process; the descendants of a driver that was killed."""
+    if kind != "driver":
+        for pid in workers_of(driver.pid, TITLES[kind])[-1:]:
+            os.kill(pid, signal.SIGKILL)
+        return []
+    children = psutil.Process(driver.pid).children(recursive=True)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.join()
+    return children
+
+
+@pytest.fixture
+def searches():
+    """Starts drivers, and ends what a failed test has left of them."""
+    started = []
+
+    def start(spec: Path, out: Path) -> BaseProcess:
+        started.append(start_search(spec, out))
+        return started[-1]
+
+    yield start
+    for driver in started:
+        driver.kill()
+        driver.join()
+
+
+@pytest.mark.slow
+def test_whatever_is_killed_no_row_is_lost_and_no_ended_trial_runs_again(ray_cluster, searches, tmp_path, fault_row):
+    spec, out = tmp_path / "spec.yaml", tmp_path / "out"
+    spec.write_text(yaml.safe_dump(SEARCH))
+    moments = random.Random(7)
+    driver, begun = searches(spec, out), time.time()
+    done, left, names, ended = [], [], set(), {}
+    seconds = dict.fromkeys(("driver", *TITLES), 0.0)
+    for kind in KILLS:
+        await_training(driver)
+        time.sleep(moments.uniform(0, 2.5))
+        if not driver.is_alive():
+            break
+        done.append(kind)
+        left += kill(kind, driver)
+        killed = time.time()
+        if kind == "driver":
+            now = rows_of(out)
+            assert names <= set(now), "a row was lost"
+            names, ended = set(now), {**ended, **files_of_ended(out)}
+            driver = searches(spec, out)
+        seconds[kind] = max(seconds[kind], await_report(out, killed, driver) - killed)
+    driver.join()
+    assert driver.exitcode == 0
+    assert done.count("driver") >= 3 and len(done) >= 6, f"the search ended before {KILLS}: {done}"
+    print(done, seconds, time.time() - begun)
+
+    rows = rows_of(out)
+    assert {path: path.stat().st_mtime_ns for path in ended} == ended, "a trial that had ended was run again"
+    assert sorted(path.name for path in (out / "trials").iterdir()) == sorted(rows) == [f"{n:04d}" for n in range(8)]
+    whole = SearchFolder(tmp_path / "whole")
+    conduct_search(load_search(spec), read_source("digits"), whole, lambda *told: None, lambda trials: None)
+    for name, row in rows_of(whole.path).items():
+        same = ("status", *SEARCH["space"], "score", "scores", "runs", "step", "acc", "consensus", "reconstruction")
+        assert {key: rows[name][key] for key in same} == {key: row[key] for key in same}
+        assert rows[name]["error"].rpartition("Error: ")[2] == row["error"].rpartition("Error: ")[2]
+    assert {row["status"] for row in rows.values()} == {"done", "failed"}
+    assert not (out / ".tune").exists() and (out / "best" / "result.h5ad").exists()
+    assert psutil.wait_procs(left, timeout=60)[1] == [], "processes of a killed driver live on"
+    for kind in seconds:
+        fault_row(
+            f"search: {kind} process lost",
+            "kill -9 at random moments, mixed with the others and with trials that fail by themselves",
+            done.count(kind),
+            "rows and scores of the uninterrupted search; no ended trial ran again",
+            EVERY,
+            seconds[kind],
+        )
