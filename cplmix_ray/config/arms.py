@@ -22,7 +22,9 @@ class Model(Section):
     )
     n_arms: int = Field(2, ge=1, description="Number of coupled autoencoders A; 1 is a plain mixture VAE.")
     state_dim: int = Field(2, ge=1, description="Dimensions d of the continuous state.")
-    hidden: tuple[PositiveInt, ...] = Field((128, 128), description="Widths of the encoder's hidden layers.")
+    hidden: tuple[PositiveInt, ...] = Field(
+        (128, 128), strict=False, description="Widths of the encoder's hidden layers."
+    )
     bottleneck: int = Field(10, ge=1, description="Width of the layer from which category and state are read.")
     encoder_view: Literal["whole", "content"] = Field(
         "whole",

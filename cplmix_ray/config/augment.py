@@ -14,13 +14,13 @@ class Networks(Section):
     latent_dim: int = Field(20, ge=1, description="Dimensions of the latent code z.")
     noise_dim: int = Field(10, ge=1, description="Dimensions of the noise n that the decoder gets beside z.")
     hidden: tuple[PositiveInt, ...] = Field(
-        (256, 128), min_length=1, description="Widths of the encoder's hidden layers; the decoder has them reversed."
+        (256, 128), strict=False, min_length=1, description="Widths of the encoder's hidden layers; the decoder has them reversed."
     )
     keep_zeros: bool = Field(
         True, description="Let copies of cells be zero where the cell is; images have no such zeros."
     )
     discriminator_hidden: tuple[PositiveInt, ...] = Field(
-        (128, 64), min_length=1, description="Widths of the discriminator's hidden layers."
+        (128, 64), strict=False, min_length=1, description="Widths of the discriminator's hidden layers."
     )
 
 

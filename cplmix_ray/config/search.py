@@ -16,8 +16,10 @@ class Dimension(Section):
 
     choice: list[Any] | None = Field(None, min_length=1, description="One of these values, drawn at random.")
     grid: list[Any] | None = Field(None, min_length=1, description="Each of these values, crossed with the others.")
-    uniform: tuple[float, float] | None = Field(None, description="A number between the two.")
-    loguniform: tuple[float, float] | None = Field(None, description="A number between the two, even in its log.")
+    uniform: tuple[float, float] | None = Field(None, strict=False, description="A number between the two.")
+    loguniform: tuple[float, float] | None = Field(
+        None, strict=False, description="A number between the two, even in its log."
+    )
 
     @model_validator(mode="after")
     def _one_sound_kind(self) -> "Dimension":
