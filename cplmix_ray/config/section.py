@@ -1,12 +1,15 @@
 """What every group of settings is."""
 
 import os
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 _LARGEST = 2**32 - 1
 """No whole number that a run counts with is larger."""
+
+Width = Annotated[int, Field(ge=1, le=65_536)]
+"""Units of a layer; one of more would fit nowhere, which is better said before it is tried."""
 
 
 class Section(BaseModel):
