@@ -153,7 +153,8 @@ def _nested(settings: dict[str, Any], base: Config | None = None) -> Config:
     """Settings by bare name, put into their sections."""
     tree = (base or Config()).model_dump()
     home = {name: section for section, part in tree.items() if isinstance(part, dict) for name in part}
-    for name, value in settings.items():
+    for name, given in settings.items():
+        value = given.item() if isinstance(given, np.generic) else given
         if name in home:
             tree[home[name]][name] = value
         elif name in tree and name not in set(home.values()):

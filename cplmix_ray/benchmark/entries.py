@@ -3,15 +3,16 @@
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from cplmix_ray.config.files import describe
-from cplmix_ray.config.schema import Section
+from cplmix_ray.config.section import Section
+from cplmix_ray.config.yaml_file import read_yaml
 from cplmix_ray.errors import InputError
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Method = Literal["cplmix", "kmeans", "leiden", "scvi_kmeans"]
 
 
@@ -41,7 +42,7 @@ class Entry(Section):
     )
     preset: str | None = Field(None, description="Recipe that ships with the package, as for train.")
     config: str | None = Field(None, description="YAML file of settings, seen from the folder of this file.")
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="A run for each.")
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), strict=False, min_length=1, description="A run for each.")
     baseline: Baseline = Baseline()
     over: dict[str, list[Any]] = Field({}, description="Dotted settings -> the values to compare.")
     set: dict[str, Any] = Field({}, description="Dotted settings -> value; they go before preset or config.")
@@ -78,12 +79,7 @@ def load_entries(path: str | Path, only: tuple[str, ...] = ()) -> list[Entry]:
     Raises:
         InputError: the file is missing, is no YAML list of entries, or a name is not in it.
     """
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Cannot read the benchmark {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"The benchmark {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    tree = read_yaml(path, "benchmark")
     if not isinstance(tree, list) or not tree:
         raise InputError(f"{path} is no list of entries, each with a name and data; see tune_configs/bench_cells.yaml.")
     try:

@@ -109,6 +109,8 @@ def accuracy(command: Accuracy) -> None:
     for name in ("workers", "threads"):
         if getattr(command, name) < 1:
             raise InputError(f"--{name} {getattr(command, name)} must be 1 or more.")
+    if any(not 0 <= seed < 2**32 for seed in command.seeds):
+        raise InputError(f"--seeds {' '.join(map(str, command.seeds))} must be 0 or more, and less than 2^32.")
     from cplmix_ray.benchmark.entries import load_entries
     from cplmix_ray.benchmark.jobs import jobs_of
 

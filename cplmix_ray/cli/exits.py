@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 
 from cplmix_ray.errors import InputError, TrainingError
 
+_LONGEST = 2000
+"""Characters of a sentence; longer ones lose their middle."""
+
 
 def run_command(command: Callable[[list[str]], None]) -> None:
     """Run a command on the words of the command line and leave the process."""
@@ -22,6 +25,9 @@ def run_command(command: Callable[[list[str]], None]) -> None:
         _leave(f"error: {error}", 1)
     except KeyboardInterrupt:
         _leave("Interrupted; the newest checkpoint stays, and the same command with --resume goes on from it.", 1)
+    except MemoryError as error:
+        what = f" ({error})" if str(error) else ""
+        _leave(f"error: There is not enough memory{what}; try --backed yes, fewer arms, or smaller layers.", 1)
     except OSError as error:
         _leave(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.", 1)
 
@@ -45,5 +51,11 @@ def _termination_as_interruption() -> Iterator[None]:
 
 
 def _leave(sentence: str, status: int) -> None:
-    print(sentence, file=sys.stderr)
+    print(in_one_line(sentence), file=sys.stderr)
     sys.exit(status)
+
+
+def in_one_line(sentence: str) -> str:
+    """The sentence in one line of moderate length, and nothing in it that a terminal would obey: files name things."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(sentence.split()))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

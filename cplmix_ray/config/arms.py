@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from cplmix_ray.config.section import Section
+from cplmix_ray.config.section import Section, Width
 
 Precision = Literal["float32", "bfloat16"]
 LikelihoodName = Literal["auto", "bernoulli", "gaussian", "nb", "zinb"]
@@ -17,13 +17,16 @@ class Model(Section):
     overcluster: int = Field(
         1,
         ge=1,
+        le=1000,
         description="A first stage (--align-steps) looks for this many times K fine categories; at its end those that "
         "the arms confuse most are merged to K.",
     )
-    n_arms: int = Field(2, ge=1, description="Number of coupled autoencoders A; 1 is a plain mixture VAE.")
-    state_dim: int = Field(2, ge=1, description="Dimensions d of the continuous state.")
-    hidden: tuple[PositiveInt, ...] = Field((128, 128), description="Widths of the encoder's hidden layers.")
-    bottleneck: int = Field(10, ge=1, description="Width of the layer from which category and state are read.")
+    n_arms: int = Field(2, ge=1, le=1024, description="Number of coupled autoencoders A; 1 is a plain mixture VAE.")
+    state_dim: Width = Field(2, description="Dimensions d of the continuous state.")
+    hidden: tuple[Width, ...] = Field(
+        (128, 128), strict=False, description="Widths of the encoder's hidden layers."
+    )
+    bottleneck: Width = Field(10, description="Width of the layer from which category and state are read.")
     encoder_view: Literal["whole", "content"] = Field(
         "whole",
         description="whole: the encoder sees the cell or image as it is. content: it sees what an image shows, in the "

@@ -2,25 +2,25 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from cplmix_ray.config.cells import Input
-from cplmix_ray.config.section import Section
+from cplmix_ray.config.section import Section, Width
 
 
 class Networks(Section):
     """Generator (encoder and decoder) and discriminator."""
 
-    latent_dim: int = Field(20, ge=1, description="Dimensions of the latent code z.")
-    noise_dim: int = Field(10, ge=1, description="Dimensions of the noise n that the decoder gets beside z.")
-    hidden: tuple[PositiveInt, ...] = Field(
-        (256, 128), min_length=1, description="Widths of the encoder's hidden layers; the decoder has them reversed."
+    latent_dim: Width = Field(20, description="Dimensions of the latent code z.")
+    noise_dim: Width = Field(10, description="Dimensions of the noise n that the decoder gets beside z.")
+    hidden: tuple[Width, ...] = Field(
+        (256, 128), strict=False, min_length=1, description="Widths of the encoder's hidden layers; the decoder has them reversed."
     )
     keep_zeros: bool = Field(
         True, description="Let copies of cells be zero where the cell is; images have no such zeros."
     )
-    discriminator_hidden: tuple[PositiveInt, ...] = Field(
-        (128, 64), min_length=1, description="Widths of the discriminator's hidden layers."
+    discriminator_hidden: tuple[Width, ...] = Field(
+        (128, 64), strict=False, min_length=1, description="Widths of the discriminator's hidden layers."
     )
 
 
@@ -51,7 +51,7 @@ class AugmentTraining(Section):
     lr: float = Field(1e-3, gt=0, description="Adam's learning rate for the generator.")
     discriminator_lr: float = Field(5e-4, gt=0, description="Adam's learning rate for the discriminator.")
     log_every: int = Field(20, ge=1, description="Steps between lines in TensorBoard.")
-    threads: int | None = Field(None, ge=1, description="Threads to compute with; default: all cores.")
+    threads: int | None = Field(None, ge=1, le=1024, description="Threads to compute with; default: all cores.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute.")
 
 

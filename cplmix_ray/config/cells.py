@@ -44,7 +44,7 @@ class Input(Section):
     layer: str | None = Field(None, description="Layer of the .h5ad to read in place of X.")
     labels_key: str | None = Field(None, description="Column of obs with known types; used for scores only.")
     state_key: tuple[str, ...] = Field(
-        (), description="Columns of obs with a known continuous state; used for scores only."
+        (), strict=False, description="Columns of obs with a known continuous state; used for scores only."
     )
     genes: str | None = Field(
         None, description="File with a gene name on each line: train on these alone. Library sizes are of all genes."
@@ -55,7 +55,7 @@ class Input(Section):
         "auto: do so where X holds raw counts, or values too large for logarithms, and the likelihood is gaussian, "
         "and say so.",
     )
-    target_sum: float = Field(1e4, gt=0, description="Library size to which normalised cells are scaled.")
+    target_sum: float = Field(1e4, gt=0, le=1e12, description="Library size to which normalised cells are scaled.")
     hvg: int | None = Field(None, ge=2, description="Keep this many highly variable genes (needs scanpy).")
     val_fraction: float = Field(
         0.1, ge=0, lt=1, description="Share of cells kept out of training; of those on disk, 20,000 at most."
@@ -67,6 +67,7 @@ class Copies(Section):
 
     copies: tuple[CopyKind, ...] = Field(
         ("auto",),
+        strict=False,
         min_length=1,
         description="Kinds of copies, applied in this order. auto: neighbours and affine for images (dsprites: "
         "affine), neighbours and gene_dropout for log-expression, neighbours and thinning for counts. "

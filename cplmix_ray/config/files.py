@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from cplmix_ray.config.augment import AugmentConfig
 from cplmix_ray.config.schema import Config
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.config.section import Section
+from cplmix_ray.config.yaml_file import read_yaml, yaml_text
 from cplmix_ray.durable import replace_file, unwritten
 from cplmix_ray.errors import InputError
 
@@ -29,7 +29,7 @@ def parse_config(tree: Any, source: str = "configuration") -> Config:
         InputError: a name is unknown or a value is out of bounds.
     """
     try:
-        return Config.model_validate(tree or {})
+        return Config.model_validate({} if tree is None else tree)
     except ValidationError as error:
         raise InputError(f"{source}: {describe(error)}; see --help for the settings.") from None
 
@@ -40,7 +40,7 @@ def load_config(path: str | Path) -> Config:
     Raises:
         InputError: the file is missing, is no YAML, or holds unknown or out-of-bounds settings.
     """
-    tree = _read(path)
+    tree = _tree_of(path)
     return parse_search(tree, str(path)).run if _is_search(tree) else parse_config(tree, str(path))
 
 
@@ -50,7 +50,7 @@ def load_search(path: str | Path) -> SearchConfig:
     Raises:
         InputError: as for ``load_config``, or the file names nothing to search.
     """
-    tree = _read(path)
+    tree = _tree_of(path)
     if not _is_search(tree):
         raise InputError(f"{path} has no section space, which says what to search; see tune_configs/ for examples.")
     return parse_search(tree, str(path))
@@ -81,25 +81,22 @@ def load_augment(path: str | Path) -> AugmentConfig:
         InputError: the file is missing, is no YAML, or holds unknown or out-of-bounds settings.
     """
     try:
-        return AugmentConfig.model_validate(_read(path) or {})
+        return AugmentConfig.model_validate(_tree_of(path))
     except ValidationError as error:
         raise InputError(
             f"{path}: {describe(error)}; see python -m cplmix_ray.augment --help for the settings."
         ) from None
 
 
-def _read(path: str | Path) -> Any:
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Cannot read the configuration {path}: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"The configuration {path} is not valid YAML: {' '.join(str(error).split())}") from None
+def _tree_of(path: str | Path) -> Any:
+    """What the file holds; an empty file leaves everything at its default."""
+    tree = read_yaml(path, "configuration")
+    return {} if tree is None else tree
 
 
 def dump_config(config: Section) -> str:
     """The whole configuration as YAML text."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml_text(config.model_dump(mode="json"))
 
 
 def save_config(config: Section, path: Path) -> None:
@@ -117,7 +114,7 @@ def save_search(spec: SearchConfig, path: Path) -> None:
     Raises:
         InputError, DiskError: it cannot be written there.
     """
-    _replace(path, yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+    _replace(path, yaml_text(spec.model_dump(mode="json")))
 
 
 def _replace(path: Path, text: str) -> None:

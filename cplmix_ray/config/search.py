@@ -10,14 +10,18 @@ from cplmix_ray.config.section import Section
 
 MetricName = Literal["auto", "acc", "ari", "nmi", "agreement", "consensus", "reconstruction"]
 
+_MOST_TRIALS = 100_000
+
 
 class Dimension(Section):
     """How one setting is drawn; exactly one of the kinds."""
 
     choice: list[Any] | None = Field(None, min_length=1, description="One of these values, drawn at random.")
     grid: list[Any] | None = Field(None, min_length=1, description="Each of these values, crossed with the others.")
-    uniform: tuple[float, float] | None = Field(None, description="A number between the two.")
-    loguniform: tuple[float, float] | None = Field(None, description="A number between the two, even in its log.")
+    uniform: tuple[float, float] | None = Field(None, strict=False, description="A number between the two.")
+    loguniform: tuple[float, float] | None = Field(
+        None, strict=False, description="A number between the two, even in its log."
+    )
 
     @model_validator(mode="after")
     def _one_sound_kind(self) -> "Dimension":
@@ -102,6 +106,8 @@ class SearchConfig(Section):
             raise ValueError("search.trials: all is a grid, so another draw would be the same; set seeds for repeats")
         if grids and self.search.searcher == "optuna":
             raise ValueError(f"space.{grids[0]}: optuna draws every value itself; use choice in place of grid")
+        if self.n_trials() > _MOST_TRIALS:
+            raise ValueError(f"space: this makes {self.n_trials():.3g} trials; leave at most {_MOST_TRIALS:,}")
         if self.search.scheduler == "pbt" and self.search.searcher == "optuna":
             raise ValueError("search: pbt alters settings by itself; use it with searcher random")
         if self.search.scheduler == "pbt" and self.search.seeds > 1:

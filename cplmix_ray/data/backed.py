@@ -1,6 +1,5 @@
 """Whether the cells of an `.h5ad` stay in the file, and all that is read of it when they do."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,10 @@ import anndata
 import h5py
 from anndata.io import read_elem
 
+from cplmix_ray.data.enclosed import member, require_enclosed
 from cplmix_ray.data.free_memory import free_memory
-from cplmix_ray.data.matrix_file import Layout, layout_of, unreadable
+from cplmix_ray.data.matrix_file import Layout, layout_of, quiet, reading, unreadable
+from cplmix_ray.data.sound import require_sound
 from cplmix_ray.errors import InputError
 
 Backed = Literal["auto", "yes", "no"]
@@ -46,16 +47,14 @@ def stays_on_disk(path: str, layer: str | None, backed: Backed) -> bool:
     free = free_memory()
     if Path(path).stat().st_size * 200 < _SHARE * free:
         return False
-    try:
-        with h5py.File(path, "r") as file:
-            return _n_bytes(file, layer) > _SHARE * free
-    except OSError as error:
-        raise unreadable(path, error) from None
+    with reading(path), h5py.File(path, "r") as file:
+        return _n_bytes(file, path, layer) > _SHARE * free
 
 
-def _n_bytes(file: h5py.File, layer: str | None) -> int:
+def _n_bytes(file: h5py.File, path: str, layer: str | None) -> int:
     """What the matrix takes in memory; 0 where there is none, of which reading will tell."""
-    node = file.get(_key(layer))
+    require_enclosed(file, path, (), _key(layer))
+    node = member(file, path, _key(layer))
     if isinstance(node, h5py.Dataset):
         return node.size * node.dtype.itemsize
     parts = [] if node is None else [node[name] for name in ("data", "indices") if name in node]
@@ -69,20 +68,15 @@ def read_around(path: str, layer: str | None) -> tuple[anndata.AnnData, Layout |
         InputError: the file cannot be read, or its matrix not by cells.
     """
     path = str(Path(path).resolve())  # workers may have another present folder
-    try:
-        with h5py.File(path, "r") as file, warnings.catch_warnings():
-            # Said in our own words for genes; cells may share a name.
-            warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
-            parts = {name: read_elem(file[name]) for name in _READ if name in file}
-            adata = anndata.AnnData(None, **parts)
-            layout = layout_of(file, path, _key(layer)) if _key(layer) in file else None
-            if layer is not None and layout is None:
-                has = ", ".join(file["layers"]) if "layers" in file and len(file["layers"]) else "none"
-                raise InputError(f"{path} has no layer '{layer}'; it has {has}.")
-    except InputError:
-        raise
-    except Exception as error:  # h5py and anndata raise many kinds for broken files; all mean the same to a user
-        raise unreadable(path, error) from None
+    with reading(path), quiet(), h5py.File(path, "r") as file:
+        require_enclosed(file, path, _READ, _key(layer))
+        parts = {name: read_elem(file[name]) for name in _READ if name in file}
+        adata = anndata.AnnData(None, **parts)
+        layout = layout_of(file, path, _key(layer)) if _key(layer) in file else None
+        if layer is not None and layout is None:
+            has = ", ".join(file["layers"]) if "layers" in file and len(file["layers"]) else "none"
+            raise InputError(f"{path} has no layer '{layer}'; it has {has}.")
+    require_sound(adata, path)
     if layout is not None and layout.shape != adata.shape:
         raise unreadable(path, ValueError(f"{layout.key} is {layout.shape}, obs and var say {adata.shape}"))
     return adata, layout

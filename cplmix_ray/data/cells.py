@@ -1,16 +1,18 @@
 """Cells from `.h5ad` files and AnnData objects."""
 
-import warnings
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
 from cplmix_ray.data.backed import read_around
-from cplmix_ray.data.matrix_file import unreadable
+from cplmix_ray.data.enclosed import require_enclosed
+from cplmix_ray.data.matrix_file import numbers_of, quiet, reading
 from cplmix_ray.data.on_disk import RowsOnDisk
+from cplmix_ray.data.sound import require_sound, require_sound_matrix
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError
 
@@ -21,13 +23,12 @@ def read_h5ad(path: str | Path) -> anndata.AnnData:
     Raises:
         InputError: the file cannot be read.
     """
-    try:
-        with warnings.catch_warnings():
-            # Said below in our own words for genes; cells may share a name.
-            warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
-            return anndata.read_h5ad(path)
-    except Exception as error:  # h5py and anndata raise many kinds for broken files; all mean the same to a user
-        raise unreadable(path, error) from None
+    with reading(path), quiet():
+        with h5py.File(path, "r") as file:
+            require_enclosed(file, str(path))
+        adata = anndata.read_h5ad(path)
+    require_sound(adata, str(path))
+    return adata
 
 
 def source_from_anndata(
@@ -47,7 +48,11 @@ def source_from_anndata(
     if layer is not None and layer not in adata.layers:
         raise InputError(f"{name} has no layer '{layer}'; it has {_listed(adata.layers)}.")
     values = adata.X if layer is None else adata.layers[layer]
+    if sp.issparse(values):
+        require_sound_matrix(values, "X" if layer is None else f"layers['{layer}']", name)
     values = sp.csr_matrix(values) if sp.issparse(values) else None if values is None else np.asarray(values)
+    if values is not None and values.dtype.kind in "uifb":
+        values = numbers_of(values)
     return with_values(adata, values, labels_key, name, state_key, notes)
 
 

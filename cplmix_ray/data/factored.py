@@ -1,6 +1,5 @@
 """Images with known factors: what dSprites and archives in its layout have in common."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -9,6 +8,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from cplmix_ray.data.archive import Header, look_into, names_of, opened, read_array
 from cplmix_ray.data.lazy import LazyRows
 from cplmix_ray.data.source import Factors, Source
 from cplmix_ray.errors import InputError
@@ -68,11 +68,8 @@ def factored_source(images: LazyRows, made: Made, name: str, labels_key: str | N
 
 def in_original_layout(path: str | Path) -> bool:
     """Whether an archive has the arrays of the published dSprites rather than x and y."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(f"{key}.npy" in archive.namelist() for key in _ARRAYS)
-    except (OSError, zipfile.BadZipFile):
-        return False
+    with opened(path, "an .npz archive") as archive:
+        return any(key in names_of(archive) for key in _ARRAYS)
 
 
 def read_original(path: str | Path, labels_key: str | None = None) -> Source:
@@ -83,37 +80,28 @@ def read_original(path: str | Path, labels_key: str | None = None) -> Source:
     Raises:
         InputError: an array is missing, broken, or of the wrong shape.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            missing = [key for key in _ARRAYS if f"{key}.npy" not in archive.namelist()]
-            if missing:
-                raise InputError(f"{path} has the layout of dSprites and lacks {' and '.join(missing)}.")
-            latents = []
-            for key in _ARRAYS[1:]:
-                with archive.open(f"{key}.npy") as file:
-                    latents.append(np.lib.format.read_array(file, allow_pickle=False))
-            with archive.open("imgs.npy") as file:
-                images = _pack(file, path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
-        raise InputError(f"Cannot read {path} as an .npz archive in the layout of dSprites ({error}).") from None
+    with opened(path, "an .npz archive in the layout of dSprites") as archive:
+        missing = [key for key in _ARRAYS if key not in names_of(archive)]
+        if missing:
+            raise InputError(f"{path} has the layout of dSprites and lacks {' and '.join(missing)}.")
+        latents = [read_array(archive, key) for key in _ARRAYS[1:]]
+        images = look_into(archive, "imgs", lambda file, header: _pack(file, header, path))
     expected = (images.shape[0], len(FACTORS))
     for key, array in zip(_ARRAYS[1:], latents, strict=True):
         if array.shape != expected or array.dtype.kind not in "uif":
             raise InputError(f"{key} in {path} must be numbers of shape {expected}, and has shape {array.shape}.")
     classes_nf = latents[0]
-    if classes_nf.dtype.kind == "f" or classes_nf.min() < 0 or classes_nf[:, 1].max() >= len(SHAPES):
+    if classes_nf.dtype.kind == "f" or classes_nf.min() < 0 or classes_nf[:, 1].max() >= len(SHAPES) or classes_nf.max() > 2**15 - 1:
         raise InputError(f"latents_classes in {path} must count from 0, shapes to {len(SHAPES) - 1}.")
     return factored_source(
         images, Made(classes_nf.astype(np.int16), latents[1], np.arange(len(classes_nf))), str(path), labels_key
     )
 
 
-def _pack(file: IO[bytes], path: str | Path) -> PackedImages:
+def _pack(file: IO[bytes], header: Header, path: str | Path) -> PackedImages:
     """Read an array block by block, so that it is in memory only as bits."""
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(file)
-    if len(shape) != 3 or 0 in shape or dtype.kind not in "ub" or dtype.itemsize != 1 or fortran:
+    shape, dtype = header.shape, header.dtype
+    if len(shape) != 3 or 0 in shape or dtype.kind not in "ub" or dtype.itemsize != 1 or header.fortran:
         raise InputError(f"imgs in {path} must be bytes of shape (n, height, width), and is {dtype} of {shape}.")
     n, pixels = shape[0], shape[1] * shape[2]
     bits_nb = np.empty((n, (pixels + 7) // 8), np.uint8)

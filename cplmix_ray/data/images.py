@@ -1,14 +1,17 @@
 """Images: scikit-learn's bundled digits, and `.npz` archives."""
 
-import zipfile
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 
+from cplmix_ray.data.archive import names_of, opened, read_array
+from cplmix_ray.data.matrix_file import numbers_of
 from cplmix_ray.data.source import Source
 from cplmix_ray.errors import InputError
+
+_KEYS = ("x", "x_train", "x_test", "y", "y_train", "y_test")
 
 
 def read_digits() -> Source:
@@ -27,15 +30,8 @@ def read_npz(path: str | Path) -> Source:
     Raises:
         InputError: the file is no archive of numbers, or the arrays do not fit together.
     """
-    try:
-        # The file is opened here and not by NumPy, which leaves it open where the archive is broken.
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            arrays = {key: archive[key] for key in archive.files if key[:1] in "xy"}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise InputError(f"Cannot read {path} as an .npz archive of plain numbers ({error}).") from None
+    with opened(path, "an .npz archive of plain numbers") as archive:
+        arrays = {key: read_array(archive, key) for key in _KEYS if key in names_of(archive)}
     parts = [key for key in ("x", "x_train", "x_test") if key in arrays]
     if not parts:
         raise InputError(f"{path} holds no array named x, x_train or x_test; save the images under one of them.")
@@ -46,10 +42,14 @@ def read_npz(path: str | Path) -> Source:
     for key, x, y in zip(parts, images, labels, strict=True):
         if y is not None and y.shape != (len(x),):
             raise InputError(f"The labels that go with {key} in {path} have shape {y.shape}, not ({len(x)},).")
+        if y is not None and y.dtype.kind not in "uifbSU":
+            raise InputError(f"The labels that go with {key} in {path} are {y.dtype}; give numbers or words.")
+        if x.dtype.kind not in "uifb":
+            raise InputError(f"The images in {path} are not numbers but {x.dtype}.")
     held_out = np.concatenate([np.full(len(x), key == "x_test") for key, x in zip(parts, images, strict=True)])
-    known = [y for y in labels if y is not None]
+    known = [_words(y) for y in labels if y is not None]
     return _as_source(
-        np.concatenate(images),
+        np.concatenate([x.astype(np.uint8) if x.dtype == bool else numbers_of(x) for x in images]),
         np.concatenate(known) if len(known) == len(labels) else None,
         held_out if held_out.any() and not held_out.all() else None,
         str(path),
@@ -59,17 +59,23 @@ def read_npz(path: str | Path) -> Source:
 def _as_source(images: np.ndarray, labels_n: np.ndarray | None, held_out_n: np.ndarray | None, name: str) -> Source:
     if images.size == 0:
         raise InputError(f"{name} is empty: its images have shape {images.shape}.")
-    if images.dtype.kind not in "uif":
-        raise InputError(f"The images in {name} are not numbers but {images.dtype}.")
     side = int(np.sqrt(images.shape[-1]))
     if images.ndim == 2 and side * side != images.shape[1]:
         raise InputError(f"The images in {name} are flat and not square; save them as (n, height, width).")
     shape = images.shape[1:] if images.ndim == 3 else (side, side)
     values = images.reshape(len(images), -1)
-    names = None if labels_n is None else np.asarray(labels_n).astype(str)
+    names = None if labels_n is None else _words(labels_n)
     obs = pd.DataFrame(index=[str(i) for i in range(len(values))])
     if names is not None:
         obs["label"] = pd.Categorical(names)
     var = pd.DataFrame(index=[f"pixel_{i}" for i in range(values.shape[1])])
     adata = anndata.AnnData(X=values, obs=obs, var=var)
     return Source(adata, values, name, (int(shape[0]), int(shape[1])), names, held_out_n)
+
+
+def _words(labels_n: np.ndarray) -> np.ndarray:
+    """Labels as text, "" where a number is NaN."""
+    if labels_n.dtype.kind == "S":
+        return np.char.decode(labels_n, "utf-8", "replace")
+    words_n = labels_n.astype(str)
+    return np.where(np.isnan(labels_n), "", words_n) if labels_n.dtype.kind == "f" else words_n

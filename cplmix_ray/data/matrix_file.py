@@ -4,6 +4,9 @@ HDF5 is read here and not through anndata's backed matrices: those take 20 to 35
 cells.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,8 +29,46 @@ _SPAN = 4096
 
 def unreadable(path: str | Path, error: Exception) -> InputError:
     """What to say of a file that HDF5 or anndata cannot read."""
-    reason = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
     return InputError(f"Cannot read {path} as an .h5ad file; it may be truncated or no .h5ad ({reason}).")
+
+
+def quiet() -> warnings.catch_warnings:
+    """Without what anndata says of old formats and of names that are numbers, or there twice: what has to be said is
+    said in our own words."""
+    return warnings.catch_warnings(action="ignore")
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """What h5py and anndata raise for broken files is of many kinds, and means the same to a user.
+
+    Raises:
+        InputError: in place of all of them.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise unreadable(path, error) from None
+
+
+def numbers_of(block: Block) -> Block:
+    """The same values in the machine's order of bytes, as 64-bit numbers where they have more, and of half precision
+    as float32: of others SciPy and PyTorch know nothing. Of a sparse matrix each value once, gene by gene."""
+    if block.dtype.kind == "f" and block.dtype.itemsize not in (4, 8):
+        block = block.astype(np.float32 if block.dtype.itemsize == 2 else np.float64)
+    elif not block.dtype.isnative:
+        block = block.astype(block.dtype.newbyteorder("="))
+    if sp.issparse(block) and not (block.indices.dtype.isnative and block.indices.dtype.kind == "i"):
+        wide = np.int64 if block.indices.dtype.itemsize > 4 else np.int32
+        parts = (block.data, block.indices.astype(wide), block.indptr.astype(wide))
+        block = sp.csr_matrix(parts, shape=block.shape)
+    if sp.issparse(block) and not block.has_canonical_format:
+        block = block.copy()
+        block.sum_duplicates()
+    return block
 
 
 @dataclass(frozen=True)
@@ -94,10 +135,8 @@ class MatrixFile:
                 f"There is no file {layout.path} here; with --backed, every machine that has arms reads the cells from "
                 f"the same path: put the file where all see it, or use --backed no."
             )
-        try:
+        with reading(layout.path):
             self._file = h5py.File(layout.path, "r")
-        except OSError as error:
-            raise unreadable(layout.path, error) from None
         try:
             node = self._file[layout.key]
             if layout.sparse:
@@ -109,7 +148,7 @@ class MatrixFile:
                     raise ValueError(f"{layout.key}/data is shorter than {layout.key}/indptr says")
             else:
                 self._data = node
-        except (OSError, KeyError, ValueError) as error:
+        except Exception as error:
             self._file.close()
             raise unreadable(layout.path, error) from None
 
@@ -125,10 +164,8 @@ class MatrixFile:
         Raises:
             InputError: the file is damaged there.
         """
-        try:
-            return self._sparse(sorted_n) if self.layout.sparse else self._dense(sorted_n)
-        except (OSError, ValueError) as error:
-            raise unreadable(self.layout.path, error) from None
+        with reading(self.layout.path):
+            return numbers_of(self._sparse(sorted_n) if self.layout.sparse else self._dense(sorted_n))
 
     def _dense(self, sorted_n: np.ndarray) -> np.ndarray:
         out_ng = np.empty((len(sorted_n), self.layout.shape[1]), self.layout.dtype)

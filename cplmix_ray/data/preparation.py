@@ -45,8 +45,12 @@ class Preparation:
         return cls(**{**tree, "var_names": tuple(tree["var_names"]), "image_shape": shape and tuple(shape)})
 
 
+_LARGEST = 1e12
+"""No measurement of a cell is larger, and float32 holds its square, summed over all genes and cells."""
+
+
 def check_finite(values_ng: Values, source: Source) -> None:
-    """Refuse NaN and infinity, naming the first cell and gene."""
+    """Refuse NaN and infinity, naming the first cell and gene, and values that no computation could go on with."""
     if isinstance(values_ng, LazyRows):
         return
     if isinstance(values_ng, RowsOnDisk):
@@ -54,6 +58,10 @@ def check_finite(values_ng: Values, source: Source) -> None:
     else:
         n_bad, first = not_finite(values_ng)
     if first is None:
+        smallest, largest = limits(values_ng)
+        if max(-smallest, largest) > _LARGEST:
+            extreme = largest if largest > _LARGEST else smallest
+            raise InputError(f"{source.name} holds values as large as {extreme:g}, which are no measurements of cells.")
         return
     cell, gene = source.adata.obs_names[first[0]], source.adata.var_names[first[1]]
     raise InputError(
@@ -99,8 +107,9 @@ def prepare(values_ng: Values, preparation: Preparation) -> Values:
     if preparation.target_sum is None:
         return values
     library_n = np.asarray(values.sum(axis=1), dtype=np.float64).ravel()
-    # A cell without any counts stays as empty as it is.
-    factor_n = (preparation.target_sum / np.where(library_n > 0, library_n, 1.0)).astype(np.float32)
+    # A cell without any counts stays as empty as it is, and so does one of so little that float32 cannot scale it.
+    seen_n = library_n > preparation.target_sum / np.finfo(np.float32).max
+    factor_n = (preparation.target_sum / np.where(seen_n, library_n, preparation.target_sum)).astype(np.float32)
     if sp.issparse(values):
         # In place, as this is a copy: half the time of multiply(), and the peak of memory is what comes out.
         values.sum_duplicates()

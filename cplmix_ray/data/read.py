@@ -13,6 +13,8 @@ from cplmix_ray.data.factored import in_original_layout, read_original
 from cplmix_ray.data.images import read_digits, read_npz
 from cplmix_ray.data.metadata import read_metadata
 from cplmix_ray.data.on_disk import RowsOnDisk
+from cplmix_ray.data.plain_file import require_file
+from cplmix_ray.data.sound import require_writable_again
 from cplmix_ray.data.source import Source
 from cplmix_ray.data.subset import draw_cells, draw_subset
 from cplmix_ray.errors import InputError
@@ -60,7 +62,7 @@ def _images(data: str, layer: str | None, labels_key: str | None, subset: int | 
         return _without_layer(read_dsprites(labels_key, numbers), layer)
     if data == "digits":
         source = _plain(read_digits(), layer, labels_key)
-    elif data.endswith(".npz") and os.path.exists(data):
+    elif data.endswith(".npz") and os.path.isfile(data):
         original = in_original_layout(data)
         source = (
             _without_layer(read_original(data, labels_key), layer)
@@ -85,19 +87,21 @@ def _cells(
             raise InputError("--backed yes is for .h5ad files; write these cells as one, or leave it out.")
         adata, notes = read_csv_cells(data, metadata)
         return source_from_anndata(adata, layer, labels_key, data, state_key, notes)
-    if not os.path.exists(data):
-        raise InputError(f"There is no file {data}; check the path given to --data.")
-    if not data.endswith(H5AD):
+    if os.path.exists(data) and not data.endswith((*H5AD, ".npz")):
         raise InputError(
             f"--data {data} is neither an .h5ad or .csv file of cells nor an .npz file of images nor 'digits' nor "
             f"'dsprites'."
         )
+    require_file(data, "--data")
     if stays_on_disk(data, layer, backed):
-        return _on_disk(data, layer, labels_key, metadata, state_key)
-    adata, notes = read_h5ad(data), ()
-    if metadata is not None:
-        adata, notes = join_metadata(adata, read_metadata(metadata), data, metadata)
-    return source_from_anndata(adata, layer, labels_key, data, state_key, notes)
+        source = _on_disk(data, layer, labels_key, metadata, state_key)
+    else:
+        adata, notes = read_h5ad(data), ()
+        if metadata is not None:
+            adata, notes = join_metadata(adata, read_metadata(metadata), data, metadata)
+        source = source_from_anndata(adata, layer, labels_key, data, state_key, notes)
+    require_writable_again(source.adata, data)
+    return source
 
 
 def _on_disk(
@@ -119,7 +123,7 @@ def settle_disk(config: Config) -> Config:
         InputError: the file cannot be read.
     """
     given = config.input
-    if given.backed != "auto" or not given.data.endswith(H5AD) or not os.path.exists(given.data):
+    if given.backed != "auto" or not given.data.endswith(H5AD) or not os.path.isfile(given.data):
         return config
     settled = "yes" if stays_on_disk(given.data, given.layer, "auto") else "no"
     return config.model_copy(update={"input": given.model_copy(update={"backed": settled})})

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from cplmix_ray.config import Config
@@ -30,7 +31,7 @@ def config_at(run: Config, point: dict[str, Any], seed: int | None = None) -> Co
         section = tree.get(home) if home else tree
         if not isinstance(section, dict) or last not in section or isinstance(section[last], dict):
             raise InputError(f"space.{name}: there is no such setting; names are like model.n_arms or objective.lam.")
-        section[last] = value
+        section[last] = value.item() if isinstance(value, np.generic) else value
     if seed is not None:
         tree["seed"] = seed
     try:

@@ -7,8 +7,8 @@ import anndata
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import yaml
 
+from cplmix_ray.config.yaml_file import yaml_text
 from cplmix_ray.simulator.abundance import abundances
 from cplmix_ray.simulator.counts import expected_counts, sample_counts
 from cplmix_ray.simulator.expression import along_state, state_effects, type_programmes
@@ -121,7 +121,7 @@ def _annotated(counts_ng: sp.csr_matrix, truth: Truth, settings: Simulation) -> 
         adata.varm[f"{name}_effect"] = effect_tg.T.astype(np.float32)
     adata.uns["simulation"] = {
         "version": __version__,
-        "settings": yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False),
+        "settings": yaml_text(settings.model_dump(mode="json")),
         "seed": settings.seed,
         "types": np.array(types, dtype=object),
         "nodes": np.array(truth.tree.labels, dtype=object),
