@@ -91,6 +91,8 @@ def die() -> None:
 def before_every_operation(tick: Callable[[], None]) -> None:
     """Call ``tick`` before each operation on files, for as long as this process lives."""
     sys.addaudithook(lambda event, _: tick() if event in OPERATIONS else None)
+    # Between the opening of a file, which empties it, and its content.
+    sys.setprofile(lambda _, event, what: tick() if event == "c_call" and what.__name__ == "write" else None)
     flush = os.fsync
 
     def fsync(handle: int) -> None:
