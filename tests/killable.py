@@ -1,6 +1,7 @@
 """Processes to be killed: forked in a moment from one that has loaded everything, and killing themselves anywhere."""
 
 import contextlib
+import io
 import multiprocessing
 import os
 import signal
@@ -91,8 +92,18 @@ def die() -> None:
 def before_every_operation(tick: Callable[[], None]) -> None:
     """Call ``tick`` before each operation on files, for as long as this process lives."""
     sys.addaudithook(lambda event, _: tick() if event in OPERATIONS else None)
-    # Between the opening of a file, which empties it, and its content.
-    sys.setprofile(lambda _, event, what: tick() if event == "c_call" and what.__name__ == "write" else None)
+
+    def profile(
+        _: Any, event: str, what: Any
+    ) -> None:  # between the opening of a file, which empties it, and its content
+        if (
+            event == "c_call"
+            and what.__name__ == "write"
+            and isinstance(what.__self__, io.TextIOWrapper | io.BufferedWriter)
+        ):
+            tick()
+
+    sys.setprofile(profile)
     flush = os.fsync
 
     def fsync(handle: int) -> None:

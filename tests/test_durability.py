@@ -571,7 +571,9 @@ def drive(out: Path, words: Sequence[str], kills: Iterator[Kill], rng: random.Ra
         begun, family = time.monotonic(), {}
         child = Child(run_train, [*words, "--out", str(out), *(["--resume"] if seen else [])], log_of(out), kill)
         while child.process.exitcode is None:
-            assert time.monotonic() - begun < 180
+            if time.monotonic() - begun > 300:
+                child.kill()
+                raise AssertionError(log_of(out).read_text())
             family |= family_of(child.process.pid) if "ray" in words else {}
             child.process.join(0.1)
         if seen and child.seen[1]:
