@@ -4,6 +4,7 @@ import contextlib
 import io
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ import torch
 from cplmix_ray.cli.exits import run_command
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.data import dataset  # noqa: F401  loaded before anything is forked
+from cplmix_ray.durable import aside, replace_tree, settle
 from cplmix_ray.run import annotate, watch
 from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.trainer import loop, step
@@ -154,6 +156,22 @@ def write_config_and_metrics(seen: Any, folder: Path, at: int) -> None:
     for seed in (1, 2):
         save_config(Config(seed=seed), folder / "config.yaml")
         RunFolder(folder).write_metrics({"seed": seed})
+        seen[0] += 1
+
+
+def replace_trees(seen: Any, folder: Path, at: int) -> None:
+    """Put three folders in each other's place, and die at operation ``at``."""
+    counter = _Counter(seen, at)
+    before_every_operation(counter)
+    counter.armed = True
+    for number in ("1", "2", "3"):
+        partial = folder / ".partial-best"
+        settle(aside(folder / "best"))
+        shutil.rmtree(partial, ignore_errors=True)
+        for name in ("config.yaml", "checkpoints/a"):
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_text(number)
+        replace_tree(partial, folder / "best")
         seen[0] += 1
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import test_engines
 import torch
-from killable import NEVER, Child, Kill, run_train, sample, write_checkpoints, write_config_and_metrics
+from killable import NEVER, Child, Kill, replace_trees, run_train, sample, write_checkpoints, write_config_and_metrics
 from processes import family_of, still_there
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_engines import STEPS, config_of
@@ -26,6 +26,7 @@ from cplmix_ray import CplMixVAE
 from cplmix_ray.cli.train_command import train as train_command
 from cplmix_ray.config import Config, load_config
 from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.durable import aside
 from cplmix_ray.errors import DiskError, InputError
 from cplmix_ray.run.cells import write_cells
 from cplmix_ray.run.model import TrainedModel
@@ -152,6 +153,21 @@ def test_settings_and_scores_are_the_old_or_the_new_ones_wherever_they_are_kille
         if status == 0:
             break
     assert at > 15
+
+
+def test_a_folder_that_replaces_another_is_whole_wherever_it_is_killed(tmp_path):
+    """As best/ of a search is."""
+    for at in itertools.count(1, 5):
+        child = Child(replace_trees, tmp_path / str(at), at)
+        status, done, best = child.end(), int(child.seen[0]), tmp_path / str(at) / "best"
+        kept = best if best.exists() else aside(best)
+        assert kept.exists() or not done, at
+        if kept.exists():
+            found = {(kept / name).read_text() for name in ("config.yaml", "checkpoints/a")}
+            assert len(found) == 1 and int(found.pop()) in (max(done, 1), done + 1), at
+        if status == 0:
+            break
+    assert at > 60
 
 
 # What is there, and what goes
