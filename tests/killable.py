@@ -1,8 +1,10 @@
 """Processes to be killed: forked in a moment from one that has loaded everything, and killing themselves anywhere."""
 
 import contextlib
+import io
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -17,6 +19,7 @@ import torch
 from cplmix_ray.cli.exits import run_command
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.data import dataset  # noqa: F401  loaded before anything is forked
+from cplmix_ray.durable import aside, replace_tree, settle
 from cplmix_ray.run import annotate, watch
 from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.trainer import loop, step
@@ -91,6 +94,18 @@ def die() -> None:
 def before_every_operation(tick: Callable[[], None]) -> None:
     """Call ``tick`` before each operation on files, for as long as this process lives."""
     sys.addaudithook(lambda event, _: tick() if event in OPERATIONS else None)
+
+    def profile(
+        _: Any, event: str, what: Any
+    ) -> None:  # between the opening of a file, which empties it, and its content
+        if (
+            event == "c_call"
+            and what.__name__ == "write"
+            and isinstance(what.__self__, io.TextIOWrapper | io.BufferedWriter)
+        ):
+            tick()
+
+    sys.setprofile(profile)
     flush = os.fsync
 
     def fsync(handle: int) -> None:
@@ -141,6 +156,22 @@ def write_config_and_metrics(seen: Any, folder: Path, at: int) -> None:
     for seed in (1, 2):
         save_config(Config(seed=seed), folder / "config.yaml")
         RunFolder(folder).write_metrics({"seed": seed})
+        seen[0] += 1
+
+
+def replace_trees(seen: Any, folder: Path, at: int) -> None:
+    """Put three folders in each other's place, and die at operation ``at``."""
+    counter = _Counter(seen, at)
+    before_every_operation(counter)
+    counter.armed = True
+    for number in ("1", "2", "3"):
+        partial = folder / ".partial-best"
+        settle(aside(folder / "best"))
+        shutil.rmtree(partial, ignore_errors=True)
+        for name in ("config.yaml", "checkpoints/a"):
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_text(number)
+        replace_tree(partial, folder / "best")
         seen[0] += 1
 
 
