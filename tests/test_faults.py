@@ -172,6 +172,19 @@ def test_the_right_arms_are_named_and_the_end_is_the_same(ray_cluster, data, kno
     fault_row("arms", made, 1, f"arm {named} named", max(run.lost()), max(run.recovered()))
 
 
+@pytest.mark.slow
+def test_a_step_that_takes_longer_than_silence_is_borne_is_waited_for(ray_cluster, data):
+    await_free(ray_cluster, 3)
+    config = long_config(3, collective_timeout=1.0)
+    training = config.training.model_copy(update={"batch_size": 1400, "log_every": 1})
+    model = config.model.model_copy(update={"hidden": [1500, 1500]})
+    run = Run(PACKED, config.model_copy(update={"training": training, "model": model}), data)
+    steps = [event for event in run.events if isinstance(event, Logged)]
+    assert run.error is None and run.restarts() == []
+    assert steps[-1].seconds - steps[0].seconds > 2 * config.placement.collective_timeout
+    await_free(ray_cluster, 3)
+
+
 @dataclass(frozen=True)
 class Blow:
     """Damage after so many restarts; arms and step are known of workers that train."""
@@ -284,5 +297,5 @@ def test_the_metrics_count_restarts_and_the_steps_that_were_done_again(ray_clust
     assert all(least <= steps <= least + 50 for least, steps in zip(shown, told, strict=True))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["restarts"] == 2 and metrics["lost_steps"] == sum(told) and metrics["steps"] == 300
-    fault_row("arm, before and after the first checkpoint", "SIGKILL", 2, "goes on from steps 0 and 100", max(told), None)
+    fault_row("arm, before and after a checkpoint", "SIGKILL", 2, "goes on from steps 0 and 100", max(told), None)
     await_free(ray_cluster, 3)
