@@ -1,6 +1,7 @@
 """Workers that are killed, or stand still, at any moment: the run names them, goes on, and holds nothing of theirs."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -23,6 +24,8 @@ from cplmix_ray.engine.plan import Plan
 from cplmix_ray.engine.pulse import Pulse
 from cplmix_ray.engine.restarts import train_through_losses
 from cplmix_ray.errors import TrainingError
+from cplmix_ray.run.conduct import conduct
+from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.trainer.events import Logged, Restarted, Snapshot
 from cplmix_ray.trainer.loop import Start
 
@@ -169,6 +172,19 @@ def test_the_right_arms_are_named_and_the_end_is_the_same(ray_cluster, data, kno
     fault_row("arms", made, 1, f"arm {named} named", max(run.lost()), max(run.recovered()))
 
 
+@pytest.mark.slow
+def test_a_step_that_takes_longer_than_silence_is_borne_is_waited_for(ray_cluster, data):
+    await_free(ray_cluster, 3)
+    config = long_config(3, collective_timeout=1.0)
+    training = config.training.model_copy(update={"batch_size": 1400, "log_every": 1})
+    model = config.model.model_copy(update={"hidden": [1500, 1500]})
+    run = Run(PACKED, config.model_copy(update={"training": training, "model": model}), data)
+    steps = [event for event in run.events if isinstance(event, Logged)]
+    assert run.error is None and run.restarts() == []
+    assert steps[-1].seconds - steps[0].seconds > 2 * config.placement.collective_timeout
+    await_free(ray_cluster, 3)
+
+
 @dataclass(frozen=True)
 class Blow:
     """Damage after so many restarts; arms and step are known of workers that train."""
@@ -246,3 +262,40 @@ def test_random_damage_changes_nothing_in_the_end(ray_cluster, data, known, faul
     print(storm.blows, "noticed", run.noticed(), "recovered", run.recovered(), "lost", run.lost())
     happened = f"{len(run.restarts())} restarts, the end is bitwise the same"
     fault_row("arms at random", "SIGKILL or SIGSTOP", len(storm.blows), happened, max(run.lost()), max(run.recovered()))
+
+
+class Saboteur:
+    """Shows nothing of a run, and kills a worker as it comes to certain steps."""
+
+    def __init__(self, *steps: int):
+        self.to_come, self.shown, self.said = list(steps), [0], []
+
+    def say(self, line: str) -> None:
+        self.said.append((line, self.shown[-1]))
+        self.shown.append(0)
+
+    def advance(self, step: int, figures: dict[str, float]) -> None:
+        self.shown[-1] = max(step, self.shown[-1])
+        if self.to_come and step >= self.to_come[0]:
+            self.to_come.pop(0)
+            os.kill(Known.pids[1], signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_the_metrics_count_restarts_and_the_steps_that_were_done_again(ray_cluster, data, known, tmp_path, fault_row):
+    """The first loss comes before the first checkpoint, the second after it."""
+    await_free(ray_cluster, 3)
+    config = long_config(300, engine="ray", max_failures=2)
+    training = config.training.model_copy(update={"checkpoint_every": 100, "log_every": 1})
+    progress = Saboteur(20, 130)
+    conduct(config.model_copy(update={"training": training}), data, RunFolder(tmp_path / "run"), progress)
+    lost = [(line, reached) for line, reached in progress.said if " is lost (" in line]
+    assert [line.split("training goes on from step ")[1].split(",")[0] for line, _ in lost] == ["0", "100"]
+    told = [int(line.split(", ")[-1].split()[0]) for line, _ in lost]
+    shown = [lost[0][1], lost[1][1] - 100]
+    # What was shown was done; when a worker was killed, some more was done and not shown yet.
+    assert all(least <= steps <= least + 50 for least, steps in zip(shown, told, strict=True))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["restarts"] == 2 and metrics["lost_steps"] == sum(told) and metrics["steps"] == 300
+    fault_row("arm, before and after a checkpoint", "SIGKILL", 2, "goes on from steps 0 and 100", max(told), None)
+    await_free(ray_cluster, 3)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -138,6 +139,23 @@ def test_what_would_repeat(error, repeats):
 def test_the_most_telling_error_is_the_one_that_is_raised(found, kind, words):
     error = as_error(found, plan_of((0,), (1,)))
     assert type(error) is kind and words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("found", "silent", "words"),
+    [
+        ({}, {1: 4.2}, "arm 1 is lost (no sign of life for 4 s)"),
+        ({0: GLOO, 2: GLOO}, {1: 3.0}, "arm 1 is lost (no sign of life for 3 s)"),
+        ({2: GLOO}, {1: 3.0}, "arm 1 is lost (no sign of life for 3 s)"),
+        ({0: ActorDiedError()}, {2: 3.0}, "arm 0, 2 is lost (ActorDiedError: "),
+        ({0: GLOO}, {}, "arm 1, 2 is lost (RuntimeError: "),
+    ],
+    ids=["silence alone", "all others tell", "one other tells", "one dead, one stopped", "all live"],
+)
+def test_of_three_workers_the_one_that_is_silent_is_named(found, silent, words):
+    error = as_error(found, plan_of((0,), (1,), (2,)), silent, 123)
+    assert type(error) is WorkerLostError and words in str(error) and error.reached == 123
+    assert pickle.loads(pickle.dumps(error)).reached == 123
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ class ArmWorker:
         return os.getpid()
 
     def steps(self) -> int | None:
-        """How many steps are done, None before training begins; answered at any time, as a sign of life."""
+        """How many steps are done, None before the first; answered at any time, as a sign of life."""
         return self.done
 
     def open_store(self, timeout: float) -> tuple[str, int]:

@@ -16,7 +16,7 @@ from cplmix_ray.scores import score
 from cplmix_ray.simplex import centre
 from cplmix_ray.trainer.arm_group import resolve_likelihood
 from cplmix_ray.trainer.checkpoint import latest_checkpoint, write_checkpoint
-from cplmix_ray.trainer.events import Evaluated, Logged, Moved, Restarted, RunEvent, Snapshot
+from cplmix_ray.trainer.events import Evaluated, Logged, Moved, Noticed, Restarted, RunEvent, Snapshot
 from cplmix_ray.trainer.randomness import PURPOSES
 from cplmix_ray.version import __version__
 
@@ -58,6 +58,8 @@ class Watcher:
                 self._snapshot(event)
             case Restarted():
                 self._restarted(event)
+            case Noticed():
+                self.progress.say(f"{event.reason}.")
             case Moved():
                 self.progress.say(event.reason)
 

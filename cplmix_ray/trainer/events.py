@@ -82,6 +82,13 @@ class Restarted:
 
 
 @dataclass(frozen=True)
+class Noticed:
+    """A worker was found to be lost, as ``reason`` says; what comes of it is not known yet."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Moved:
     """The arms run in another place from now on, as ``reason`` says."""
 
@@ -89,7 +96,7 @@ class Moved:
 
 
 Event: TypeAlias = Logged | Evaluated | Snapshot
-RunEvent: TypeAlias = Event | Restarted | Moved
+RunEvent: TypeAlias = Event | Noticed | Restarted | Moved
 """What an engine tells of a run: its workers' merged events, and what befell the workers themselves."""
 
 

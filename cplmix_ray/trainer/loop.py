@@ -85,11 +85,11 @@ def _train(
     begun = time.perf_counter()
 
     for step in range(start.step, n_steps):
-        peers.tell(step)
         idx_n = supply.batch(step)
         guess_n = None if guess is None else guess[here(idx_n, shards)].to(device)
         terms, distance = train_step(worker, exercise, draw_copies(worker, exercise, idx_n), step, guess_n)
         done = step + 1
+        peers.tell(done)
         last = done == n_steps
         # In the first stage whatever is scored or saved has its fine categories merged as they would be then.
         shown = last or done % training.evaluate_every == 0 or done % training.checkpoint_every == 0

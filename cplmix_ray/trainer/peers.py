@@ -22,7 +22,7 @@ class Peers:
     Attributes:
         arms: workers with other arms and the same cells; None where there are none.
         shards: the share of each minibatch that this worker holds, and the workers that hold the others.
-        tell: told before each step how many are done, for whoever asks how far this worker is.
+        tell: told after each step how many are done, for whoever asks how far this worker is.
     """
 
     arms: dist.ProcessGroup | None = None

@@ -21,7 +21,7 @@ from cplmix_ray.engine.ray_train.storage import train_storage
 from cplmix_ray.engine.restarts import too_often
 from cplmix_ray.engine.store import StoredSet
 from cplmix_ray.errors import InputError, TrainingError, WorkerLostError
-from cplmix_ray.trainer.events import Restarted, RunEvent, merge
+from cplmix_ray.trainer.events import Noticed, Restarted, RunEvent, merge
 from cplmix_ray.trainer.loop import Start
 
 _SOONER = 2.0
@@ -114,6 +114,7 @@ def _read(mailbox: Any, plan: Plan, config: Config) -> Generator[RunEvent, None,
         for item in ray.get(mailbox.take.remote()):
             if isinstance(item, WorkerLostError):
                 lost = item
+                yield Noticed(str(lost))  # it takes Ray Train some time to have its workers back
             elif isinstance(item, Ended):
                 if item.error is not None:
                     raise _error(item.error, lost, config)
