@@ -1,6 +1,7 @@
-"""A search in a process of its own, which a test may kill; forked from one that has imported what is slow to import."""
+"""Processes that a test may kill or freeze, forked from one that has imported what is slow to import."""
 
 import multiprocessing
+import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -29,3 +30,17 @@ def _search(spec: Path, out: Path) -> None:
     conduct_search(
         load_search(spec), read_source("digits"), SearchFolder(out), lambda *told: None, lambda trials: None, say
     )
+
+
+def start_beating(folder: Path, patience: float) -> BaseProcess:
+    """A process that gives signs of life and does nothing else."""
+    process = _context.Process(target=_beat, args=(folder, patience), daemon=True)
+    process.start()
+    return process
+
+
+def _beat(folder: Path, patience: float) -> None:
+    from cplmix_ray.engine.tune.pulse import beat
+
+    beat(folder, patience)
+    time.sleep(600)

@@ -1,8 +1,12 @@
 """Searches on a real Ray: what trials hold and give back, what they share, how they fail, stop, exchange and go on."""
 
+import contextlib
 import csv
+import itertools
 import json
 import os
+import pickle
+import shutil
 import signal
 import time
 
@@ -10,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from processes import workers_of
+from search_driver import start_beating
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cplmix_ray.config import Placement
@@ -21,6 +26,7 @@ from cplmix_ray.engine.tune.trial import bundles_of
 from cplmix_ray.run.model import TrainedModel
 from cplmix_ray.search.conduct import conduct_search
 from cplmix_ray.search.folder import SearchFolder
+from cplmix_ray.search.records import read_reports
 from cplmix_ray.search.space import config_at
 from cplmix_ray.trainer.checkpoint import latest_checkpoint
 
@@ -218,52 +224,86 @@ def test_settings_that_do_not_fit_the_data_fail_their_trial_alone(ray_cluster, s
     assert any("images take bernoulli or gaussian" in trial.error for trial in findings.trials)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster, source, tmp_path_factory):
+    """One trial that nobody disturbs, and its spec."""
+    spec = spec_of({"model.n_arms": {"choice": [1]}}, trials=1)
+    training = spec.run.training.model_copy(update={"max_steps": 400})
+    placement = spec.run.placement.model_copy(update={"collective_timeout": 20.0})
+    run = spec.run.model_copy(update={"training": training, "placement": placement})
+    spec = spec.model_copy(update={"run": run})
+    return spec, *run_search(spec, source, tmp_path_factory.mktemp("undisturbed") / "out")
+
+
 @pytest.mark.slow
-def test_a_killed_trial_goes_on_from_its_checkpoint(ray_cluster, source, tmp_path):
-    """The process of a trial is killed once; it starts again from the newest checkpoint and ends as it would have."""
-    spec = spec_of({"model.n_arms": {"choice": [1]}})
-    spec = spec.model_copy(
-        update={
-            "run": spec.run.model_copy(update={"training": spec.run.training.model_copy(update={"max_steps": 400})})
-        }
-    )
-    killed = []
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_a_trial_whose_process_is_lost_goes_on_from_its_checkpoint(undisturbed, source, tmp_path, how, fault_row):
+    """It starts again from the newest checkpoint and ends as it would have; a frozen one is noticed in time."""
+    spec, calm, other = undisturbed
+    lost, told = [], {}
 
     def show(trials):
         # Told of a report beyond the first checkpoint, end the trial's process.
-        if not killed and trials[0].report.get("step", 0) >= 40:
-            killed.extend(workers_of(os.getpid(), "ResourceTrainable"))
-            for pid in killed:
-                os.kill(pid, signal.SIGKILL)
+        step = trials[0].report.get("step", 0)
+        if not lost and step >= 40:
+            lost.extend(workers_of(os.getpid(), "ResourceTrainable"))
+            for pid in lost:
+                os.kill(pid, how)
+        if lost:
+            told.setdefault(step, time.monotonic())
 
-    findings, folder = run_search(spec, source, tmp_path / "killed", show=show)
-    assert killed
-    undisturbed, other = run_search(spec, source, tmp_path / "undisturbed")
+    findings, folder = run_search(spec, source, tmp_path / "lost", show=show)
+    silent = max(after - before for before, after in itertools.pairwise(told.values()))
+    assert lost
+    if how == signal.SIGSTOP:
+        assert silent >= 0.75 * spec.run.placement.collective_timeout
     assert findings.trials[0].status == "done"
-    assert findings.trials[0].report["score"] == undisturbed.trials[0].report["score"]
+    assert findings.trials[0].report["score"] == calm.trials[0].report["score"]
     one, _ = latest_checkpoint(folder.trial("0000").run(0).checkpoints)
     two, _ = latest_checkpoint(other.trial("0000").run(0).checkpoints)
     assert all(torch.equal(one.arms[0][name], two.arms[0][name]) for name in one.arms[0])
+    made = {signal.SIGKILL: "kill -9", signal.SIGSTOP: "SIGSTOP, with --collective-timeout 20"}[how]
+    fault_row("search: trial process lost", made, 1, "weights of the undisturbed run", 4, silent)
+
+
+class Stop(Exception):
+    """The end of a driver in the middle of a search."""
 
 
 @pytest.mark.slow
-def test_population_based_training_passes_weights_on(ray_cluster, source, tmp_path):
-    """A trial that cannot learn by itself goes on from the weights of one that has."""
+def test_population_based_training_passes_weights_on_also_when_it_is_resumed(ray_cluster, source, tmp_path):
+    """A trial that cannot learn by itself goes on from the weights of one that has; then the driver ends, and a new
+    one goes on with the points and weights that were exchanged."""
     spec = spec_of({"training.lr": {"grid": [2e-2, 1e-9]}}, scheduler="pbt", perturb_every=20)
-    training = spec.run.training.model_copy(update={"max_steps": 40})
+    training = spec.run.training.model_copy(update={"max_steps": 60})
     spec = spec.model_copy(update={"run": spec.run.model_copy(update={"training": training})})
-    reached = {}
+    reached, points = {}, {}
 
-    def show(trials):
+    def stop(trials):
         for trial in trials:
             if trial.report.get("step") == 20:
                 reached.setdefault(trial.name, trial.report["score"])
+            points[trial.name] = trial.point["training.lr"]
+        if any(trial.report.get("step") == 40 for trial in trials):
+            raise Stop
 
-    findings, _ = run_search(spec, source, tmp_path / "out", show=show)
-    assert [trial.status for trial in findings.trials] == ["done", "done"]
+    with pytest.raises(Stop):
+        run_search(spec, source, tmp_path / "out", show=stop)
     worse, better = sorted(reached.values())
     assert better > worse + 0.1, "one of the two had learned nothing before the exchange"
+    assert set(points.values()) != {2e-2, 1e-9}, "there was no exchange"
+    begun = []
+
+    def show(trials):
+        begun.append({trial.name: trial.point["training.lr"] for trial in trials})
+
+    findings, folder = run_search(spec, source, tmp_path / "out", show=show)
+    assert begun[0] == points
+    assert [trial.status for trial in findings.trials] == ["done", "done"]
     assert min(trial.report["score"] for trial in findings.trials) > worse + 0.05
+    for trial in findings.trials:
+        steps = [report["step"] for report in read_reports(folder.trial(trial.name))[0]]
+        assert steps == [20, 40, 60], "a trial began again, or went ahead of the others"
     assert wait_for_everything(ray_cluster)
 
 
@@ -285,3 +325,75 @@ def test_a_finished_search_that_is_resumed_runs_nothing_again(finished, source):
     findings, _ = run_search(spec, source, folder.path)
     assert [trial.status for trial in findings.trials] == ["done", "done"]
     assert {path: path.stat().st_mtime_ns for path in folder.trials.rglob("*") if path.is_file()} == before
+
+
+PICKLES = (
+    "tuner.pkl",
+    "trainable.pkl",
+    "searcher-state-1.pkl",
+    "search_gen_state-1.json",
+    "basic-variant-state-1.json",
+    "callback-states-1.pkl",
+    "error.pkl",
+    "params.pkl",
+    "checkpoint.pkl",
+    "dict_checkpoint.pkl",
+    ".tune_metadata",
+    ".metadata.pkl",
+)
+
+
+class Harm:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, made):
+        self.made = made
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.made),)
+
+
+def test_a_folder_from_somebody_else_runs_no_code(finished, source, tmp_path):
+    """Pickles lie under every name that Ray Tune would read, and one trial is left to go on."""
+    spec, _, whole, _ = finished
+    folder, made = SearchFolder(tmp_path / "out"), tmp_path / "made"
+    shutil.copytree(whole.path, folder.path)
+    trial = folder.trial("0000")
+    trial.reports.unlink()
+    trial.run(1).metrics.unlink()
+    harm = pickle.dumps(Harm(made))
+    hexed = {"_type": "CLOUDPICKLE_FALLBACK", "value": harm.hex()}
+    state = {"trial_data": [[json.dumps(hexed), json.dumps(hexed)]], "runner_data": hexed, "stats": hexed}
+    tunes = [folder.path / "tune", folder.tune, folder.tune / "search"]
+    (step,) = trial.run(1).checkpoints.glob("step-*12")
+    for place in (folder.path, *tunes, *(tune / "0000" for tune in tunes), trial.path, trial.run(1).path, step):
+        place.mkdir(parents=True, exist_ok=True)
+        for name in PICKLES:
+            (place / name).write_bytes(harm)
+        (place / "experiment_state-1.json").write_text(json.dumps(state))
+    findings, _ = run_search(spec, source, folder.path)
+    assert [trial.status for trial in findings.trials] == ["done", "done"]
+    assert not made.exists(), "code of the folder was run"
+    assert not folder.tune.exists()
+
+    from ray.tune import Tuner
+
+    with contextlib.suppress(Exception):
+        Tuner.restore(str(folder.older), lambda config: None)
+    assert made.exists(), "these pickles would do no harm to anybody"
+
+
+def test_a_frozen_process_is_ended_and_others_are_not(tmp_path):
+    from cplmix_ray.engine.tune.pulse import watched
+
+    with watched(tmp_path / "pulses", patience=3.0):
+        frozen, well = (start_beating(tmp_path / "pulses", 3.0) for _ in range(2))
+        until = time.monotonic() + 60
+        while len(list((tmp_path / "pulses").iterdir())) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        os.kill(frozen.pid, signal.SIGSTOP)
+        frozen.join(60)
+        assert frozen.exitcode == -signal.SIGKILL
+        assert well.is_alive()
+        well.kill()
+        well.join()

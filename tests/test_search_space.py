@@ -294,6 +294,14 @@ def test_a_search_or_a_run_is_not_overwritten(tmp_path):
         SearchFolder(tmp_path / "run").require_room(resume=False)
 
 
+def test_two_processes_do_not_work_on_one_search(tmp_path):
+    folder = SearchFolder(tmp_path)
+    with folder.held(), pytest.raises(InputError, match="Another process is at work on the search in"), folder.held():
+        pass
+    with folder.held():  # free again
+        pass
+
+
 def test_the_ledger_is_whole_after_every_change(tmp_path):
     from cplmix_ray.engine.tune.state import TrialState
     from cplmix_ray.search.ledger import Ledger, best_of

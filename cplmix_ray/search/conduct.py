@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cplmix_ray.config.files import save_search
@@ -63,16 +63,17 @@ def conduct_search(
     metric = check_search(spec, source)
     train_idx, _ = split_source(source, spec.run.input.val_fraction, spec.run.seed)
     n_steps = spec.run.training.steps(len(train_idx))
-    rest = rest_of(spec, folder, metric, say)
     address = spec.run.placement.ray_address
     with contextlib.ExitStack() as stack:
         devices = local_devices()
         if joins_cluster(address):
             stack.enter_context(ray_session(address))
             devices = cluster_devices(spec.run.placement)
-        work = TrialWork(spec, metric, devices, n_steps, folder.path.resolve(), rest.level)
+        work = TrialWork(spec, metric, devices, n_steps, folder.path.resolve())
         plans = [work.plan_at({"model.n_arms": n_arms}) for n_arms in every_value(spec, "model.n_arms")]
         folder.path.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(folder.held())
+        rest = rest_of(spec, folder, metric, say)
         save_search(spec, folder.spec)
         announce(metric, plans, devices, n_steps)
         ledger = Ledger(folder, list(spec.space), show, [history.state for history in rest.history])
@@ -80,7 +81,7 @@ def conduct_search(
             ledger([])
         if rest.trials or rest.n_more:
             stack.enter_context(ray_session(address))
-            _run(work, rest, source, folder, ledger)
+            _run(replace(work, level=rest.level), rest, source, folder, ledger)
     trials = ledger.trials
     best = best_of(trials, MODES[metric])
     if best is None:

@@ -1,11 +1,11 @@
 """Signs of life of the trials' processes: one that is frozen would keep the search waiting for ever.
 
-Every process has a file in a folder of the driver's machine, where all trials have their seats, and touches it.
+Every process that is set up has a file in a folder of the driver's machine, where all trials have their seats, and
+touches it.
 """
 
 import contextlib
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -60,4 +60,4 @@ def _kill(path: Path) -> None:
     with contextlib.suppress(psutil.Error, ValueError):
         process = psutil.Process(int(path.name))
         if repr(process.create_time()) == path.read_text(encoding="utf-8"):
-            process.send_signal(signal.SIGKILL)
+            process.kill()
