@@ -12,7 +12,8 @@ def principal_components(values_ng: Values, n_components: int, seed: int) -> np.
     pca = _components(values_ng, n_components, seed)
     if pca is None:
         return np.zeros((values_ng.shape[0], 1), np.float32)
-    return np.ascontiguousarray(pca.fit_transform(values_ng), dtype=np.float32)
+    with np.errstate(invalid="ignore", divide="ignore"):  # shares of the variance, where all cells are the same
+        return np.ascontiguousarray(pca.fit_transform(values_ng), dtype=np.float32)
 
 
 def fit_components(values_ng: Values, n_components: int, seed: int) -> PCA:

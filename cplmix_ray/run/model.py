@@ -17,7 +17,7 @@ from cplmix_ray.data.preparation import Preparation, check_finite, prepare, requ
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError
 from cplmix_ray.run.folder import RunFolder
-from cplmix_ray.trainer.arm_group import ArmGroup, resolve_likelihood
+from cplmix_ray.trainer.arm_group import ArmGroup, build_network, resolve_likelihood
 from cplmix_ray.trainer.checkpoint import latest_checkpoint
 from cplmix_ray.trainer.inference import BATCH, answers
 from cplmix_ray.trainer.reading import in_order
@@ -79,8 +79,16 @@ class TrainedModel:
             why = f"; {'; '.join(wrong)}" if wrong else ""
             raise InputError(f"{path} holds no checkpoint of a run{why}; give the folder that train wrote with --out.")
         manifest = checkpoint.manifest
-        config = parse_config(manifest["config"], str(checkpoint.path))
-        return cls.from_arms(config, Preparation.from_dict(manifest["preparation"]), checkpoint.arms, checkpoint.step)
+        config = parse_config(manifest.get("config"), str(checkpoint.path))
+        try:
+            preparation = Preparation.from_dict(manifest.get("preparation"))
+            _require_fit(config, preparation, checkpoint.arms)
+            return cls.from_arms(config, preparation, checkpoint.arms, checkpoint.step)
+        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"The checkpoint {checkpoint.path} is damaged ({reason}); train the model again."
+            ) from None
 
     def values_of(self, source: Source) -> Values:
         """Cells prepared as the training cells were.
@@ -122,3 +130,20 @@ class TrainedModel:
         with contextlib.closing(in_order(values_ng, BATCH, group.device)) as blocks:
             said = answers(group.network, blocks, values_ng.shape[0], reconstruct)
         return Inferred(said.probs_nk, said.log_q_ank, said.state_nd, said.reconstruction)
+
+
+def _require_fit(config: Config, preparation: Preparation, arms: dict[int, dict[str, Tensor]]) -> None:
+    """Compare weights with the networks that the settings ask for, before any memory is taken for those.
+
+    Raises:
+        ValueError: they are not theirs.
+    """
+    with torch.device("meta"):
+        network = build_network(1, config, preparation)
+    wanted = {name: tensor.shape[1:] for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
+    for arm in range(config.model.n_arms):
+        for name, shape in wanted.items():
+            there = arms[arm].get(f"network/{name}") if arm in arms else None
+            if there is None or there.shape != shape:
+                has = "none" if there is None else f"{tuple(there.shape)}"
+                raise ValueError(f"arm {arm} should have {name} of shape {tuple(shape)}, and has {has}")

@@ -7,6 +7,7 @@ from cplmix_ray.config import Config
 from cplmix_ray.config.files import load_config, parse_config
 from cplmix_ray.data.augmenter_file import MANIFEST
 from cplmix_ray.data.dataset import Dataset
+from cplmix_ray.data.preparation import Preparation
 from cplmix_ray.errors import InputError
 from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.trainer.checkpoint import Checkpoint, latest_checkpoint
@@ -34,7 +35,8 @@ def checkpoint_to_resume(
     if checkpoint is None:
         say(f"{folder.path} holds no checkpoint yet; training starts at step 0.")
         return None
-    saved = parse_config(checkpoint.manifest["config"], str(checkpoint.path))
+    saved = parse_config(checkpoint.manifest.get("config"), str(checkpoint.path))
+    _require_facts(checkpoint)
     changed = _changed(_in_memory_unless_said(saved.model_dump()), _in_memory_unless_said(config.model_dump()))
     if changed:
         raise InputError(
@@ -86,3 +88,19 @@ def _changed(saved: dict, now: dict) -> list[str]:
             continue
         names += [f"{section}.{key}" for key in value if key not in free and value[key] != saved[section][key]]
     return names
+
+
+def _require_facts(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint whose manifest lacks what a run goes on with.
+
+    Raises:
+        InputError: naming it.
+    """
+    manifest = checkpoint.manifest
+    try:
+        Preparation.from_dict(manifest.get("preparation"))
+        for name in ("n_cells", "seconds"):
+            if not isinstance(manifest.get(name), int | float):
+                raise ValueError(f"it has no {name}")
+    except ValueError as error:
+        raise InputError(f"The checkpoint {checkpoint.path} is damaged ({error}); take its folder away.") from None
