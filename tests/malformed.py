@@ -542,7 +542,7 @@ def write_npz(path: Path, seed: int) -> str:
 
 SECTIONS = {
     "input": "data metadata subset backed layer labels_key state_key genes normalise target_sum hvg val_fraction",
-    "copies": "copies augmenter n_neighbours neighbour_pcs neighbour_space rotation zoom shift shear stretch drop_genes",
+    "copies": "copies augmenter n_neighbours neighbour_pcs neighbour_space rotation zoom shift shear drop_genes",
     "model": "n_categories overcluster n_arms state_dim hidden bottleneck encoder_view batch_norm input_dropout tau "
     "posterior likelihood gumbel_temperature state_given_category shared_parameters",
     "objective": "coupling lam reconstruction beta entropy marginal guess sigma_floor",

@@ -1,4 +1,4 @@
-"""Malformed files of all kinds, made by the hundred: refused in one line with exit status 2, or used with sound results.
+"""Malformed files of all kinds, made by the hundred: refused in one line with exit status 2, or used soundly.
 
 Each case is a few numbers, from which ``malformed`` makes the file; what is drawn is the same in every run.
 """

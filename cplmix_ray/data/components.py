@@ -2,9 +2,11 @@
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.sparse.linalg import ArpackError
 from sklearn.decomposition import PCA
 
 from cplmix_ray.data.source import Values
+from cplmix_ray.errors import InputError
 
 
 def principal_components(values_ng: Values, n_components: int, seed: int) -> np.ndarray:
@@ -12,15 +14,25 @@ def principal_components(values_ng: Values, n_components: int, seed: int) -> np.
     pca = _components(values_ng, n_components, seed)
     if pca is None:
         return np.zeros((values_ng.shape[0], 1), np.float32)
-    with np.errstate(invalid="ignore", divide="ignore"):  # shares of the variance, where all cells are the same
-        return np.ascontiguousarray(pca.fit_transform(values_ng), dtype=np.float32)
+    try:
+        with np.errstate(invalid="ignore", divide="ignore"):  # shares of the variance, where all cells are the same
+            return np.ascontiguousarray(pca.fit_transform(values_ng), dtype=np.float32)
+    except ArpackError:  # which begins with the cells' differences, and here there are none
+        return np.zeros((values_ng.shape[0], 1), np.float32)
 
 
 def fit_components(values_ng: Values, n_components: int, seed: int) -> PCA:
-    """The same components, of at least two cells and genes, for scores of other cells."""
+    """The same components, of at least two cells and genes, for scores of other cells.
+
+    Raises:
+        InputError: the cells are all the same.
+    """
     pca = _components(values_ng, n_components, seed)
     assert pca is not None
-    return pca.fit(values_ng)
+    try:
+        return pca.fit(values_ng)
+    except ArpackError:
+        raise InputError("The cells are all the same, so that nothing tells them apart; give other cells.") from None
 
 
 def _components(values_ng: Values, n_components: int, seed: int) -> PCA | None:
