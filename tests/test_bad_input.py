@@ -6,18 +6,24 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 import anndata
 import h5py
 import numpy as np
-import pandas as pd
 import pytest
-import scipy.sparse as sp
+from refusals import (
+    CELLS,
+    GENES,
+    assert_named,
+    cells,
+    line_of,
+    refused,
+    refused_training,
+    saved,
+    tree_of,
+    with_value,
+)
 
 from cplmix_ray.cli.evaluate_command import evaluate
 from cplmix_ray.cli.exits import run_command
@@ -26,31 +32,6 @@ from cplmix_ray.cli.train_command import train
 from cplmix_ray.engine.plan import Devices
 from cplmix_ray.errors import InputError, TrainingError
 
-CELLS, GENES = 40, 12
-# What is not asked for again by a test; small, so that what should have been refused ends soon.
-LINE = {"--n-categories": "3", "--max-steps": "2", "--engine": "local", "--hidden": "8", "--batch-size": "16"}
-
-
-def cells(seed: int = 0) -> anndata.AnnData:
-    rng = np.random.default_rng(seed)
-    counts = rng.poisson(2.0, (CELLS, GENES)).astype(np.float32)
-    obs = pd.DataFrame({"cell_type": ["a", "b"] * (CELLS // 2)}, index=[f"cell_{i}" for i in range(CELLS)])
-    var = pd.DataFrame(index=[f"gene_{i}" for i in range(GENES)])
-    return anndata.AnnData(sp.csr_matrix(counts), obs=obs, var=var, layers={"spliced": sp.csr_matrix(counts)})
-
-
-def with_value(value: float, sparse: bool = True, layer: str | None = None) -> anndata.AnnData:
-    """Cells of which the eighth has this value for the fifth gene."""
-    adata = cells()
-    counts = adata.X.toarray()
-    counts[7, 4] = value
-    matrix = sp.csr_matrix(counts) if sparse else counts
-    if layer is None:
-        adata.X = matrix
-    else:
-        adata.layers[layer] = matrix
-    return adata
-
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
@@ -58,71 +39,6 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return tmp_path
-
-
-def tree_of(folder: Path) -> dict[str, bytes | None]:
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
-
-
-@contextlib.contextmanager
-def stderr_in(file: TextIO) -> Iterator[None]:
-    """What Python writes, and what libraries in C write past it."""
-    own = os.dup(2)
-    try:
-        os.dup2(file.fileno(), 2)
-        with contextlib.redirect_stderr(file):
-            yield
-    finally:
-        os.dup2(own, 2)
-        os.close(own)
-
-
-def refused(function: Callable, folder: Path, words: list, status: int = 2) -> str:
-    """Run a command that must end with ``status``, one line on stderr, and ``folder`` as it was; gives the line."""
-    before = tree_of(folder)
-    with (
-        tempfile.TemporaryFile("w+", buffering=1, encoding="utf-8") as stderr,
-        pytest.MonkeyPatch.context() as patch,
-        stderr_in(stderr),
-        warnings.catch_warnings(record=True) as warned,
-    ):
-        # A warning would be a second line on stderr. Recorded, it ends nothing that a real run would not end.
-        warnings.simplefilter("always")
-        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
-            warnings.simplefilter("ignore", category)  # as Python does by itself
-        patch.setattr(sys, "argv", ["command", *(str(word) for word in words)])
-        with pytest.raises(SystemExit) as left:
-            run_command(function)
-        stderr.seek(0)
-        said = stderr.read()
-    assert left.value.code == status, said
-    assert tree_of(folder) == before, "files were left behind or altered"
-    assert "Traceback" not in said
-    assert [str(warning.message) for warning in warned] == []
-    assert said.endswith("\n")
-    assert len(said.splitlines()) == 1, said
-    return said.strip()
-
-
-def line_of(*words: str) -> list[str]:
-    """The words, and of the usual ones those that they leave open."""
-    return [*words, *(part for name, value in LINE.items() if name not in words for part in (name, value))]
-
-
-def refused_training(folder: Path, data: object, *words: str) -> str:
-    return refused(train, folder, line_of("--data", str(data), "--out", str(folder / "out"), *words))
-
-
-def saved(adata: anndata.AnnData, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that are there twice, which is the point
-        adata.write_h5ad(path)
-    return path
-
-
-def assert_named(line: str, *things: object) -> None:
-    assert line.startswith("error: ")
-    assert all(str(thing) in line for thing in things), line
 
 
 # Files

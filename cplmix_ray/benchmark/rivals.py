@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from cplmix_ray.benchmark.entries import Baseline
 from cplmix_ray.config import Config
-from cplmix_ray.data.components import principal_components
+from cplmix_ray.data.components import principal_components, require_differences
 from cplmix_ray.data.fit import fit_preparation
 from cplmix_ray.data.genes import columns_of
 from cplmix_ray.data.preparation import holds_counts
@@ -52,7 +52,9 @@ def find_clusters(method: str, source: Source, k: int, config: Config, settings:
     require_method(method)
     if method == "scvi_kmeans":
         return _scvi_kmeans(source, k, config, settings)
-    points = _components(fit_preparation(source, config).values_ng, settings)
+    values_ng = fit_preparation(source, config).values_ng
+    require_differences(values_ng, source.name)
+    points = _components(values_ng, settings)
     detail = f"{points.shape[1]} PCs"
     if method == "kmeans":
         return Clusters(_kmeans(points, k, config.seed, settings), detail)

@@ -23,9 +23,7 @@ class Model(Section):
     )
     n_arms: int = Field(2, ge=1, le=1024, description="Number of coupled autoencoders A; 1 is a plain mixture VAE.")
     state_dim: Width = Field(2, description="Dimensions d of the continuous state.")
-    hidden: tuple[Width, ...] = Field(
-        (128, 128), strict=False, description="Widths of the encoder's hidden layers."
-    )
+    hidden: tuple[Width, ...] = Field((128, 128), strict=False, description="Widths of the encoder's hidden layers.")
     bottleneck: Width = Field(10, description="Width of the layer from which category and state are read.")
     encoder_view: Literal["whole", "content"] = Field(
         "whole",

@@ -14,7 +14,10 @@ class Networks(Section):
     latent_dim: Width = Field(20, description="Dimensions of the latent code z.")
     noise_dim: Width = Field(10, description="Dimensions of the noise n that the decoder gets beside z.")
     hidden: tuple[Width, ...] = Field(
-        (256, 128), strict=False, min_length=1, description="Widths of the encoder's hidden layers; the decoder has them reversed."
+        (256, 128),
+        strict=False,
+        min_length=1,
+        description="Widths of the encoder's hidden layers; the decoder has them reversed.",
     )
     keep_zeros: bool = Field(
         True, description="Let copies of cells be zero where the cell is; images have no such zeros."

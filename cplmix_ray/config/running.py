@@ -49,7 +49,10 @@ class Placement(Section):
     arms_per_worker: int | None = Field(None, ge=1, description="Arms packed on one Ray actor.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the arms compute.")
     threads: int | None = Field(
-        None, ge=1, le=1024, description="Threads of a worker; default: 1 on a Ray actor, all cores in the local engine."
+        None,
+        ge=1,
+        le=1024,
+        description="Threads of a worker; default: 1 on a Ray actor, all cores in the local engine.",
     )
     precision: Precision = Field(
         "float32",

@@ -7,7 +7,7 @@ import re
 import stat
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -21,7 +21,7 @@ _BYTES = 10 << 20
 class _Loader(yaml.SafeLoader):
     """Refuses what no settings need: endless or repeated content, and names that are given twice."""
 
-    yaml_implicit_resolvers: dict = {}
+    yaml_implicit_resolvers: ClassVar[dict] = {}
 
     def __init__(self, text: bytes):
         super().__init__(text)
@@ -102,7 +102,7 @@ _PLAIN = (
 class _Dumper(yaml.SafeDumper):
     """Puts quotation marks around text that would be read as something else."""
 
-    yaml_implicit_resolvers = dict(yaml.SafeDumper.yaml_implicit_resolvers)
+    yaml_implicit_resolvers: ClassVar[dict] = dict(yaml.SafeDumper.yaml_implicit_resolvers)
 
 
 for _tag, _pattern, _firsts in _PLAIN:

@@ -59,8 +59,12 @@ def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """
 
     def whole(file: IO[bytes], header: Header) -> np.ndarray:
+        if header.dtype.hasobject:
+            raise ValueError(f"Object arrays cannot be loaded: {name} is one")
+        if header.dtype.names is not None or header.dtype.subdtype is not None or header.dtype.itemsize == 0:
+            raise ValueError(f"{name} holds {header.dtype}, and no numbers")
         values = np.empty(prod(header.shape), header.dtype)
-        into, at = memoryview(values).cast("B") if values.nbytes else memoryview(b""), 0
+        into, at = values.view(np.uint8).data, 0
         while at < values.nbytes:
             n = file.readinto(into[at:])  # type: ignore[attr-defined]
             if not n:
@@ -72,20 +76,23 @@ def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def look_into(archive: zipfile.ZipFile, name: str, read: Callable[[IO[bytes], Header], object]):
-    """What ``read`` makes of an array, whose header it is given with the open file that stands behind it."""
+    """What ``read`` makes of an array, given the open file behind its header, and the header.
+
+    An array of objects has no size that could be compared; ``read`` must refuse it.
+    """
     entry = archive.getinfo(name if name in archive.namelist() else f"{name}.npy")
     with archive.open(entry) as file:
         version = np.lib.format.read_magic(file)
         if version not in _READ_HEADER:
             raise ValueError(f"{name} has format {version}, and is no array of numbers")
         header = Header(*_READ_HEADER[version](file))
-        if header.dtype.hasobject:
-            raise ValueError(f"Object arrays are refused, and {name} is one")
-        if header.dtype.names is not None or header.dtype.itemsize == 0 or min(header.shape, default=0) < 0:
-            raise ValueError(f"{name} is {header.dtype} of {header.shape}")
+        if min(header.shape, default=0) < 0:
+            raise ValueError(f"{name} has shape {header.shape}")
         n_bytes, free = prod(header.shape) * header.dtype.itemsize, free_memory()
-        if n_bytes != entry.file_size - file.tell():
-            raise ValueError(f"{name} says that it takes {n_bytes:,} bytes, and {entry.file_size - file.tell():,} are there")
+        there = entry.file_size - file.tell()
+        if n_bytes != there and not header.dtype.hasobject:
+            how = "ends early" if there < n_bytes else "goes on after its end"
+            raise ValueError(f"{name} {how}: it says that it takes {n_bytes:,} bytes, and {there:,} are there")
         if n_bytes > free:
             raise InputError(
                 f"{name} in {archive.filename} takes {n_bytes / 2**30:,.1f} GB, and {free / 2**30:,.1f} GB of memory "

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError
 
+from cplmix_ray.data.plain_file import is_file, require_file
 from cplmix_ray.data.preparation import Preparation
 from cplmix_ray.errors import InputError
 
@@ -82,16 +82,42 @@ def read_augmenter(path: str | Path) -> FrozenAugmenter:
         InputError: it is missing, damaged, or of another format.
     """
     folder = Path(path)
-    if not (folder / MANIFEST).exists():
+    if not is_file(folder / MANIFEST):
         raise InputError(f"{path} holds no augmenter; give the folder that python -m cplmix_ray.augment wrote.")
+    require_file(folder / WEIGHTS, "--augmenter")
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
+        if not isinstance(manifest, dict):
+            raise ValueError(f"{MANIFEST} is no mapping")
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']} is not {FORMAT}, which this version reads")
         data = (folder / WEIGHTS).read_bytes()
         if hashlib.sha256(data).hexdigest() != manifest["files"][WEIGHTS]:
             raise ValueError(f"{WEIGHTS} does not match its checksum")
         preparation = Preparation.from_dict(manifest["preparation"])
-        return FrozenAugmenter.from_tensors(manifest["shape"], safetensors.numpy.load(data), preparation)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"The augmenter in {path} is damaged ({error}); train it again.") from None
+        tensors = safetensors.numpy.load(data)
+        for name, tensor in tensors.items():
+            if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+                raise ValueError(f"{name} of {WEIGHTS} is not all float32 numbers")
+        _require_shape(manifest["shape"])
+        return FrozenAugmenter.from_tensors(manifest["shape"], tensors, preparation)
+    except InputError:
+        raise
+    except Exception as error:  # a file that was altered fails in many ways, all of which mean the same
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"The augmenter in {path} is damaged ({reason}); train it again.") from None
+
+
+def _require_shape(shape: dict[str, Any]) -> None:
+    """Refuse sizes that no networks have, before any are made of them.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if not isinstance(shape, dict) or not isinstance(shape.get("hidden"), list) or not shape["hidden"]:
+        raise ValueError("its shape is none")
+    for name in ("n_features", "latent_dim", "noise_dim"):
+        if type(shape.get(name)) is not int or not 1 <= shape[name] < 2**24:
+            raise ValueError(f"its shape has {name} {str(shape.get(name))[:40]}")
+    if any(type(width) is not int or not 1 <= width < 2**24 for width in shape["hidden"]):
+        raise ValueError("its shape has hidden layers that can be none")

@@ -57,7 +57,7 @@ def _n_bytes(file: h5py.File, path: str, layer: str | None) -> int:
     node = member(file, path, _key(layer))
     if isinstance(node, h5py.Dataset):
         return node.size * node.dtype.itemsize
-    parts = [] if node is None else [node[name] for name in ("data", "indices") if name in node]
+    parts: list[h5py.Dataset] = [] if node is None else [node[name] for name in ("data", "indices") if name in node]
     return sum(part.size * part.dtype.itemsize for part in parts)
 
 

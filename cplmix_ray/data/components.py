@@ -29,7 +29,10 @@ def require_differences(values_ng: Values, name: str) -> None:
 
 
 def principal_components(values_ng: Values, n_components: int, seed: int) -> np.ndarray:
-    """Scores (n, p) on the leading principal components, float32; a sparse matrix is centred without filling it."""
+    """Scores (n, p) on the leading principal components, float32; a sparse matrix is centred without filling it.
+
+    Cells must differ, as ``require_differences`` sees to.
+    """
     pca = _components(values_ng, n_components, seed)
     if pca is None:
         return np.zeros((values_ng.shape[0], 1), np.float32)

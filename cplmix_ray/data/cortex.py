@@ -15,7 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from cplmix_ray.data.metadata import match_cells, read_metadata
-from cplmix_ray.data.tables import SUFFIXES, read_header, read_table
+from cplmix_ray.data.tables import SUFFIXES, no_table, read_header, read_table
 from cplmix_ray.errors import InputError
 
 
@@ -100,7 +100,10 @@ def _symbols(path: str, ids: list[str]) -> tuple[list[str], list[str]]:
     beside = Path(re.sub(r"_(exon|intron|exon\+intron)[^/]*-?matrix\.csv(\.gz)?$", "_genes-rows.csv", path))
     if str(beside) == path or not beside.is_file():
         return ids, []
-    table = pd.read_csv(beside, dtype=str, keep_default_na=False)
+    try:
+        table = pd.read_csv(beside, dtype=str, keep_default_na=False)
+    except Exception as error:
+        raise no_table(beside, error) from None
     by = next((name for name in table if set(ids) <= set(table[name])), None)
     if "gene_symbol" not in table or by is None:
         raise InputError(f"{beside} does not name the genes of {path}: it needs gene_symbol and a column of their ids.")

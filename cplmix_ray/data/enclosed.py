@@ -6,6 +6,7 @@ load; it can hold itself in itself; and it can declare any size, whatever it hol
 
 from collections.abc import Iterable, Iterator
 from math import prod
+from typing import Any, TypeAlias
 
 import h5py
 from h5py import h5d, h5l, h5o, h5z
@@ -25,7 +26,8 @@ _SPARED, _DENSEST = 256 << 20, 4000
 _CHUNKS = 1_000_000
 """Chunks that are looked up without asking how many of them were ever written."""
 
-Node = h5py.Group | h5py.Dataset
+Node: TypeAlias = Any
+"""A group or a data set."""
 
 
 def require_enclosed(file: h5py.File, path: str, parts: Iterable[str] | None = None, key: str | None = None) -> None:

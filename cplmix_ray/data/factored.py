@@ -91,7 +91,12 @@ def read_original(path: str | Path, labels_key: str | None = None) -> Source:
         if array.shape != expected or array.dtype.kind not in "uif":
             raise InputError(f"{key} in {path} must be numbers of shape {expected}, and has shape {array.shape}.")
     classes_nf = latents[0]
-    if classes_nf.dtype.kind == "f" or classes_nf.min() < 0 or classes_nf[:, 1].max() >= len(SHAPES) or classes_nf.max() > 2**15 - 1:
+    if (
+        classes_nf.dtype.kind == "f"
+        or classes_nf.min() < 0
+        or classes_nf[:, 1].max() >= len(SHAPES)
+        or classes_nf.max() > 2**15 - 1
+    ):
         raise InputError(f"latents_classes in {path} must count from 0, shapes to {len(SHAPES) - 1}.")
     return factored_source(
         images, Made(classes_nf.astype(np.int16), latents[1], np.arange(len(classes_nf))), str(path), labels_key

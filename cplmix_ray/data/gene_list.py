@@ -18,7 +18,7 @@ def read_gene_list(path: str, option: str = "--genes") -> list[str]:
     try:
         with open(path, encoding="utf-8-sig") as file:
             names = [line.split(",")[0].strip().strip('"') for line in file if line.strip()]
-    except UnicodeError:
+    except (UnicodeError, OSError):
         raise InputError(f"{path} is no text file; give one with a gene name on each line to {option}.") from None
     if names and names[0].lower() in _HEADINGS:
         names = names[1:]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cplmix_ray.data.tables import no_table
 from cplmix_ray.errors import InputError
 
 _ID = "sample_name"
@@ -57,8 +58,8 @@ def _read(path: str) -> pd.DataFrame:
         raise InputError(f"There is no file {path}; check the path given to --metadata.")
     try:
         table = pd.read_csv(path, low_memory=False, sep="\t" if ".tsv" in Path(path).name else ",", index_col=False)
-    except (ValueError, OSError, UnicodeError, EOFError) as error:
-        raise InputError(f"Cannot read {path} as a CSV file ({' '.join(str(error).split())[:200]}).") from None
+    except Exception as error:
+        raise no_table(path, error) from None
     if not len(table) or not len(table.columns):
         raise InputError(f"{path} holds no cells: a line of column names and then a line for each cell is needed.")
     column = _ID if _ID in table else table.columns[0]

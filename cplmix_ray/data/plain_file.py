@@ -1,10 +1,17 @@
 """Files that end: what a user names is read to its end, which a pipe or a device may not have."""
 
-import os
 import stat
 from pathlib import Path
 
 from cplmix_ray.errors import InputError
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file."""
+    try:
+        return stat.S_ISREG(Path(path).stat().st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def require_file(path: str | Path, option: str) -> None:
@@ -14,7 +21,7 @@ def require_file(path: str | Path, option: str) -> None:
         InputError: there is nothing, or a folder, a pipe, a socket or a device.
     """
     try:
-        mode = os.stat(path).st_mode
+        mode = Path(path).stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"There is no file {path}; check the path given to {option}.") from None
     except (OSError, ValueError) as error:

@@ -2,7 +2,8 @@
 
 import functools
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from math import prod
+from typing import Any, Literal, get_args
 
 import numpy as np
 import scipy.sparse as sp
@@ -40,9 +41,30 @@ class Preparation:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, tree: dict[str, Any]) -> "Preparation":
-        shape = tree["image_shape"]
-        return cls(**{**tree, "var_names": tuple(tree["var_names"]), "image_shape": shape and tuple(shape)})
+    def from_dict(cls, tree: Any) -> "Preparation":
+        """The inverse.
+
+        Raises:
+            ValueError: it is none, or none that could have been made.
+        """
+        try:
+            shape = tree["image_shape"]
+            made = cls(**{**tree, "var_names": tuple(tree["var_names"]), "image_shape": shape and tuple(shape)})
+            numbers = [made.scale, made.library, 1.0 if made.target_sum is None else made.target_sum]
+            sound = (
+                made.kind in get_args(Kind)
+                and isinstance(tree["var_names"], list | tuple)
+                and all(isinstance(name, str) for name in made.var_names)
+                and len(set(made.var_names)) == len(made.var_names) > 0
+                and all(not isinstance(n, bool) and 0 < n < np.inf for n in numbers)
+                and (made.kind == "images") == (made.image_shape is not None)
+                and (made.image_shape is None or prod(made.image_shape) == len(made.var_names))
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"its preparation is none: {' '.join(str(error).split())[:100]}") from None
+        if not sound:
+            raise ValueError("its preparation is none that could have been made")
+        return made
 
 
 _LARGEST = 1e12

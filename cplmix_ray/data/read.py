@@ -13,7 +13,7 @@ from cplmix_ray.data.factored import in_original_layout, read_original
 from cplmix_ray.data.images import read_digits, read_npz
 from cplmix_ray.data.metadata import read_metadata
 from cplmix_ray.data.on_disk import RowsOnDisk
-from cplmix_ray.data.plain_file import require_file
+from cplmix_ray.data.plain_file import is_file, require_file
 from cplmix_ray.data.sound import require_writable_again
 from cplmix_ray.data.source import Source
 from cplmix_ray.data.subset import draw_cells, draw_subset
@@ -62,7 +62,7 @@ def _images(data: str, layer: str | None, labels_key: str | None, subset: int | 
         return _without_layer(read_dsprites(labels_key, numbers), layer)
     if data == "digits":
         source = _plain(read_digits(), layer, labels_key)
-    elif data.endswith(".npz") and os.path.isfile(data):
+    elif data.endswith(".npz") and is_file(data):
         original = in_original_layout(data)
         source = (
             _without_layer(read_original(data, labels_key), layer)
@@ -123,7 +123,7 @@ def settle_disk(config: Config) -> Config:
         InputError: the file cannot be read.
     """
     given = config.input
-    if given.backed != "auto" or not given.data.endswith(H5AD) or not os.path.isfile(given.data):
+    if given.backed != "auto" or not given.data.endswith(H5AD) or not is_file(given.data):
         return config
     settled = "yes" if stays_on_disk(given.data, given.layer, "auto") else "no"
     return config.model_copy(update={"input": given.model_copy(update={"backed": settled})})

@@ -4,7 +4,6 @@ from typing import Any
 
 import anndata
 import h5py
-import numpy as np
 import scipy.sparse as sp
 from anndata.io import write_elem
 

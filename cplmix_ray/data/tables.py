@@ -1,5 +1,6 @@
 """Expression matrices in CSV files, read piece by piece into a sparse matrix: the whole is never filled in."""
 
+import contextlib
 import csv
 import gzip
 from collections.abc import Iterator
@@ -32,6 +33,12 @@ class Table:
     values: sp.csr_matrix
 
 
+def no_table(path: str | Path, error: Exception) -> InputError:
+    """What to say of a file that is no table; pandas and gzip raise many kinds, which mean the same to a user."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(f"Cannot read {path} as a CSV file ({reason}).")
+
+
 def read_header(path: str) -> list[str]:
     """Names of the columns after the first, which names the rows.
 
@@ -42,8 +49,8 @@ def read_header(path: str) -> list[str]:
         with _open(path) as file:
             lines = csv.reader(file, delimiter=_separator(path))
             header, first = next(lines, []), next(lines, [])
-    except (OSError, UnicodeError, EOFError, csv.Error) as error:
-        raise InputError(f"Cannot read {path} as a CSV file ({' '.join(str(error).split())[:200]}).") from None
+    except Exception as error:
+        raise no_table(path, error) from None
     if len(header) < 2 or not first:
         raise InputError(f"{path} holds no table: a line of names and then a line for each cell (or gene) is needed.")
     # R writes a line of names without a place for the column of row names.
@@ -81,10 +88,12 @@ def _pieces(path: str, columns: list[str]) -> Iterator[tuple[list[str], np.ndarr
             for piece in reader:
                 yield piece[0].astype(str).to_list(), piece.iloc[:, 1:].to_numpy(np.float32)
                 done += len(piece)
-    except (pd.errors.ParserError, OSError, UnicodeError, EOFError) as error:
-        raise InputError(f"Cannot read {path} as a CSV file ({' '.join(str(error).split())[:200]}).") from None
-    except ValueError as error:
-        raise InputError(_not_a_number(path, columns, done) or f"Cannot read {path} ({error}).") from None
+    except Exception as error:
+        said = None
+        if isinstance(error, ValueError) and not isinstance(error, pd.errors.ParserError | UnicodeError):
+            with contextlib.suppress(Exception):  # the file may be broken in other ways too
+                said = _not_a_number(path, columns, done)
+        raise (InputError(said) if said else no_table(path, error)) from None
 
 
 def _not_a_number(path: str, columns: list[str], first: int) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cplmix_ray.augmenter import revive
 from cplmix_ray.config import Config, save_config
 from cplmix_ray.data.dataset import Dataset
 from cplmix_ray.engine import Engine, Plan, engine_for
@@ -80,6 +81,8 @@ def conducting(
     announce: Callable[[Plan, int, int], None] | None = None,
 ) -> Generator[Milestone, None, Outcome]:
     """The same from milestone to milestone; a run that is closed at one gives everything back and can go on later."""
+    if data.training.augmenter is not None:
+        revive(data.training.augmenter)  # workers do so too; here, what is wrong with it is found before they start
     start = Start() if checkpoint is None else Start(checkpoint.step, checkpoint.arms)
     n_steps = config.training.steps(len(data.training.train_idx))
     folder.make()

@@ -17,7 +17,7 @@ from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError, NonFiniteError
 from cplmix_ray.run.folder import RunFolder
 from cplmix_ray.run.resume import settings_of
-from cplmix_ray.trainer.arm_group import ArmGroup, resolve_likelihood
+from cplmix_ray.trainer.arm_group import ArmGroup, build_network, resolve_likelihood
 from cplmix_ray.trainer.checkpoint import Checkpoint, latest_checkpoint
 from cplmix_ray.trainer.guard import require_finite_posteriors
 from cplmix_ray.trainer.inference import BATCH, answers
@@ -99,8 +99,9 @@ class TrainedModel:
         """
         config, preparation = settings_of(checkpoint), Preparation.from_dict(checkpoint.manifest["preparation"])
         try:
+            _require_fit(config, preparation, checkpoint.arms)
             return cls.from_arms(config, preparation, checkpoint.arms, checkpoint.step)
-        except (KeyError, RuntimeError) as error:
+        except (ValueError, KeyError, RuntimeError) as error:
             raise InputError(
                 f"{checkpoint.path} does not hold the arms of its own settings ({' '.join(str(error).split())}); give "
                 f"the folder of another run."
@@ -154,3 +155,20 @@ class TrainedModel:
         if not np.isfinite(said.state_nd).all():
             raise NonFiniteError("state (all cells)", 0, last)
         return Inferred(said.probs_nk, said.log_q_ank, said.state_nd, said.reconstruction)
+
+
+def _require_fit(config: Config, preparation: Preparation, arms: dict[int, dict[str, Tensor]]) -> None:
+    """Compare weights with the networks that the settings ask for, before any memory is taken for those.
+
+    Raises:
+        ValueError: they are not theirs.
+    """
+    with torch.device("meta"):
+        network = build_network(1, config, preparation)
+    wanted = {name: tensor.shape[1:] for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
+    for arm in range(config.model.n_arms):
+        for name, shape in wanted.items():
+            there = arms[arm].get(f"network/{name}") if arm in arms else None
+            if there is None or there.shape != shape:
+                has = "none" if there is None else f"{tuple(there.shape)}"
+                raise ValueError(f"arm {arm} should have {name} of shape {tuple(shape)}, and has {has}")

@@ -52,7 +52,7 @@ def _read(path: str) -> pd.DataFrame:
         raise InputError(f"There is no file {path}; check the path given to --tree.")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError, UnicodeError) as error:
+    except Exception as error:  # pandas raises many kinds, which mean the same to a user
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"Cannot read the tree {path} as a CSV file ({reason}).") from None
     missing = [name for name in _NEEDED if name not in table]
