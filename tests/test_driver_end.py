@@ -14,6 +14,7 @@ import pytest
 from processes import workers_of
 
 from cplmix_ray.cli.exits import run_command
+from cplmix_ray.engine import orphans
 from cplmix_ray.trainer.checkpoint import latest_checkpoint
 
 PATIENCE = 4
@@ -113,6 +114,43 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+WORKER = """
+import os, runpy, signal
+runpy.run_path({orphans!r})["end_with_node"]()
+print(os.getpid(), flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+NODE = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_a_stopped_process_ends_with_the_one_that_started_it():
+    """In a session of its own, so that the kernel does not wake it as the last of an orphaned group."""
+    worker = WORKER.format(orphans=str(Path(orphans.__file__)))
+    node = subprocess.Popen([sys.executable, "-c", NODE, worker], stdout=subprocess.PIPE, text=True)
+    pid = int(node.stdout.readline())
+    await_true(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    try:
+        node.kill()
+        node.communicate()
+        await_true(lambda: not alive(pid))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def await_true(condition: Callable[[], bool]) -> None:
+    for _ in range(100):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not come to be")
 
 
 @pytest.mark.parametrize("ignores", [True, False], ids=["in the background", "in front"])

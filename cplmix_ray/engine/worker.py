@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from cplmix_ray.config import Config
 from cplmix_ray.engine.network import listening_at, use_interface_of
+from cplmix_ray.engine.orphans import end_with_node
 from cplmix_ray.engine.store import StoredSet
 from cplmix_ray.trainer.events import Event
 from cplmix_ray.trainer.loop import Start, train_arms
@@ -25,6 +26,7 @@ class ArmWorker:
 
     def __init__(self, arms: tuple[int, ...], rank: int, world: int, threads: int):
         self.arms, self.rank, self.world, self.threads = arms, rank, world, threads
+        end_with_node()
         self.store: dist.TCPStore | None = None
         self.done: int | None = None
 

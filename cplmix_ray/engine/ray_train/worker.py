@@ -18,6 +18,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint
 
 from cplmix_ray.config import Config
+from cplmix_ray.engine.orphans import end_with_node
 from cplmix_ray.engine.plan import Plan
 from cplmix_ray.engine.ray_train.mailbox import Began, Letter
 from cplmix_ray.engine.store import StoredSet
@@ -53,6 +54,7 @@ def work(settings: dict[str, Job]) -> None:
         NonFiniteError, InputError, TrainingError: see the loop; or the driver has given the run up.
     """
     job = settings["job"]
+    end_with_node()
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(job.config.placement.threads or 1)
     device = ray.train.torch.get_device() if job.plan.gpu else torch.device("cpu")
