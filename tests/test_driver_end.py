@@ -133,16 +133,17 @@ time.sleep(60)
 def test_a_stopped_process_ends_with_the_one_that_started_it():
     """In a session of its own, so that the kernel does not wake it as the last of an orphaned group."""
     worker = WORKER.format(orphans=str(Path(orphans.__file__)))
-    node = subprocess.Popen([sys.executable, "-c", NODE, worker], stdout=subprocess.PIPE, text=True)
-    pid = int(node.stdout.readline())
-    await_true(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
-    try:
-        node.kill()
-        node.communicate()
-        await_true(lambda: not alive(pid))
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    with subprocess.Popen([sys.executable, "-c", NODE, worker], stdout=subprocess.PIPE, text=True) as node:
+        pid = int(node.stdout.readline())
+        try:
+            await_true(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+            node.kill()
+            node.wait()
+            await_true(lambda: not alive(pid))
+        finally:
+            node.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def await_true(condition: Callable[[], bool]) -> None:
