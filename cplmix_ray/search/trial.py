@@ -69,7 +69,7 @@ class TrialWork:
             # What the disk refuses can be mended.
             refused = isinstance(error.__context__, OSError)
             repeats = isinstance(error, InputError | NonFiniteError) and not refused
-            with contextlib.suppress(InputError):
+            with contextlib.suppress(InputError, TrainingError):
                 write_json(folder.failure, {"reason": str(error), "repeats": repeats})
             raise
 
