@@ -8,6 +8,11 @@ def workers_of(driver: int, title: str) -> list[int]:
     return [pid for pid in _all() if title in _title(pid) and _parent(_parent(pid)) == driver]
 
 
+def trial_processes(driver: int) -> list[int]:
+    """Processes of the trials of a search, at work or between two reports."""
+    return [*workers_of(driver, "ray::ResourceTrainable"), *workers_of(driver, "ray::TrialActor")]
+
+
 def raylet_of(worker: int) -> int:
     """The process that stands for the worker's node."""
     return _parent(worker)

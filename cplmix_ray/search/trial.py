@@ -2,7 +2,7 @@
 
 import contextlib
 import statistics
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,18 +60,19 @@ class TrialWork:
         if failure is not None and failure.repeats:
             raise TrainingError(failure.reason)  # the same settings would fail again at the same step
         try:
-            for report, saved in self._runs(trial):
-                append_report(folder, report)
-                yield report, saved
+            with contextlib.closing(self._runs(trial)) as runs:  # a trial that is stopped gives its devices back
+                for report, saved in runs:
+                    append_report(folder, report)
+                    yield report, saved
         except (InputError, TrainingError) as error:
             # What the disk refuses can be mended.
             refused = isinstance(error.__context__, OSError)
             repeats = isinstance(error, InputError | NonFiniteError) and not refused
-            with contextlib.suppress(InputError):
+            with contextlib.suppress(InputError, TrainingError):
                 write_json(folder.failure, {"reason": str(error), "repeats": repeats})
             raise
 
-    def _runs(self, trial: Trial) -> Iterator[tuple[Report, Path | None]]:
+    def _runs(self, trial: Trial) -> Generator[tuple[Report, Path | None], None, None]:
         finished: list[dict[str, Any]] = []
         first = self.spec.run.seed
         for seed in range(first, first + self.spec.search.seeds):
