@@ -27,7 +27,7 @@ from cplmix_ray.data.preparation import Preparation
 from cplmix_ray.errors import InputError
 
 FORMATS = ("h5ad", "h5ad", "h5ad", "npz", "yaml", "csv", "augmenter")
-SECONDS, BYTES = 20, 8 << 30
+SECONDS, BYTES = 8, 8 << 30
 """What a reader may take of the processor's time and of addresses before it is ended."""
 
 

@@ -78,8 +78,8 @@ def forbidden_in(tree: ast.AST) -> list[str]:
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             found += [f"{node.value.id}.{node.attr}"] if node.attr in FORBIDDEN_IN.get(node.value.id, ()) else []
         elif isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "shell"):
-            if not (isinstance(node.value, ast.Constant) and node.value.value is False):
-                found.append(f"{node.arg}=")
+            off = isinstance(node.value, ast.Constant) and node.value.value is False
+            found += [] if off else [f"{node.arg}="]
     return found
 
 
