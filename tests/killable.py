@@ -31,7 +31,8 @@ OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.trun
 
 @dataclass(frozen=True)
 class Kill:
-    """Where a process kills itself: ``at`` is a step, the how-manieth operation or evaluation, or seconds.
+    """Where a process kills itself: ``at`` is a step, the how-manieth operation or evaluation, or the
+    seconds after its first step.
 
     Places are step, event (the driver is told of the step), checkpoint, evaluation, metrics, result and time.
     """
@@ -254,12 +255,19 @@ def _arrange(seen: Any, kill: Kill) -> None:
 
         annotate.write_cells = watched
     elif kill.place == "time":
-        threading.Thread(target=lambda: (time.sleep(kill.at), die()), daemon=True).start()
+        threading.Thread(target=_die_after, args=(seen, kill.at), daemon=True).start()
 
 
 def _die_at_move(event: str, args: tuple, name: str) -> None:
     if event == "os.rename" and str(args[1]).endswith(name):
         die()
+
+
+def _die_after(seen: Any, seconds: float) -> None:
+    while not seen[1]:
+        time.sleep(0.001)
+    time.sleep(seconds)
+    die()
 
 
 def _die_once_there(path: Path) -> None:
