@@ -12,7 +12,7 @@ from typing import Any
 
 from cplmix_ray.config import Placement
 from cplmix_ray.engine.plan import Devices, local_devices
-from cplmix_ray.errors import InputError
+from cplmix_ray.errors import InputError, TrainingError
 
 if "ray" not in sys.modules:
     # Ray reads these at its first import and hands them to the processes it starts; changed later, the two disagree
@@ -31,6 +31,7 @@ def ray_session(address: str | None) -> Iterator[None]:
 
     Raises:
         InputError: there is no cluster at the address.
+        TrainingError: a Ray of one's own did not start.
     """
     import ray
 
@@ -57,6 +58,11 @@ def ray_session(address: str | None) -> Iterator[None]:
                 ray.init(address=address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"Cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+        except Exception as error:  # of no kind of its own where a node did not start in time
+            raise TrainingError(
+                f"Ray did not start on this machine ({str(error).splitlines()[0]}); give the same command once more when "
+                f"the machine does less, or use --engine local."
+            ) from None
         # Ray puts a handler of its own in the place of the program's, which only the main thread may put back.
         if callable(terminated) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminated)
