@@ -59,9 +59,10 @@ def ray_session(address: str | None) -> Iterator[None]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"Cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
         except Exception as error:  # of no kind of its own where a node did not start in time
+            reason = " ".join(str(error).split())[:200]
             raise TrainingError(
-                f"Ray did not start on this machine ({str(error).splitlines()[0]}); give the same command once more when "
-                f"the machine does less, or use --engine local."
+                f"Ray did not start ({reason}); give the same command once more when the machine does less, or use "
+                f"--engine local."
             ) from None
         # Ray puts a handler of its own in the place of the program's, which only the main thread may put back.
         if callable(terminated) and threading.current_thread() is threading.main_thread():
