@@ -156,6 +156,6 @@ def test_whatever_is_killed_no_row_is_lost_and_no_ended_trial_runs_again(ray_clu
             "kill -9 at random moments, mixed with the others and with trials that fail by themselves",
             done.count(kind),
             "rows and scores of the uninterrupted search; no ended trial ran again",
-            EVERY,
-            seconds[kind],
+            None,
+            seconds[kind] if kind == "driver" else None,  # after the others, another trial may report first
         )
