@@ -128,9 +128,7 @@ def train(out: Path, data: Any, config: Config) -> tuple[dict[int, dict[str, tor
 
 def search(out: Path, source: Any) -> list[tuple[str, str, str]]:
     """Rows of a search: trial, how it ended, score."""
-    conduct_search(
-        SearchConfig.model_validate(SEARCH), source, SearchFolder(out), False, lambda *_: None, lambda _: None
-    )
+    conduct_search(SearchConfig.model_validate(SEARCH), source, SearchFolder(out), lambda *_: None, lambda _: None)
     with open(out / "results.csv", newline="") as file:
         return [(row["trial"], row["status"], row["score"]) for row in csv.DictReader(file)]
 
