@@ -46,7 +46,7 @@ SEARCH = {
     "run": {**RUN, "model": {**RUN["model"], "n_arms": 1}, "training": {**RUN["training"], "max_steps": 400}},
     # With the third learning rate the numbers overflow, and the trial fails by itself.
     "space": {"training.lr": {"grid": [1e-3, 3e-3, 1e30]}, "objective.lam": {"grid": [0.5, 2.0]}},
-    "search": {"trial_failures": 50},
+    "search": {"trial_failures": 6},
 }
 
 
