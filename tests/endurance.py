@@ -138,7 +138,7 @@ def same(one: dict, other: dict) -> bool:
 
 
 def main(minutes: float, seed: int) -> None:
-    luck, begun = random.Random(seed), time.monotonic()
+    luck = random.Random(seed)
     source, config = read_source("digits"), parse_config(RUN)
     data = build_dataset(source, config)
     told: dict[str, Any] = {"runs": 0, "searches": 0, "killed": 0, "frozen": 0, "restarts": 0, "lost_steps": 0}
@@ -146,7 +146,7 @@ def main(minutes: float, seed: int) -> None:
     with tempfile.TemporaryDirectory() as scratch, ray_session(None):
         whole, _ = train(Path(scratch) / "whole", data, config)
         rows = search(Path(scratch) / "rows", source)
-        told["first"], number = settled(), 0
+        told["first"], number, begun = settled(), 0, time.monotonic()
         while time.monotonic() - begun < 60 * minutes:
             number += 1
             out = Path(scratch) / str(number)

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 import ray
+from processes import workers_of
 
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.preparation import Preparation
@@ -37,18 +39,6 @@ def memory_of_process(pid: int) -> dict[str, float]:
     return sizes
 
 
-def workers_of(ray_pids_before: set[int]) -> list[int]:
-    pids = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes()
-        except OSError:
-            continue
-        if words.startswith(b"ray::ArmWorker"):
-            pids.append(int(path.parent.name))
-    return [pid for pid in pids if pid not in ray_pids_before]
-
-
 def memory_of(n_arms: int, stored: StoredSet, genes_hidden: int) -> list[dict[str, float]]:
     """The memory of every worker once it has looked at all the cells."""
     config = parse_config(
@@ -58,11 +48,10 @@ def memory_of(n_arms: int, stored: StoredSet, genes_hidden: int) -> list[dict[st
             "copies": {"copies": ["none"]},
         }
     )
-    before = set(workers_of(set()))
     plan = Plan("ray", tuple((arm,) for arm in range(n_arms)), False, "")
     events = train_on_actors(plan, config, stored, Start())
     next(events)
-    found = [memory_of_process(pid) for pid in workers_of(before)]
+    found = [memory_of_process(pid) for pid in workers_of(os.getpid(), "ray::ArmWorker")]
     events.close()
     return found
 
