@@ -151,7 +151,7 @@ def main(minutes: float, seed: int) -> None:
             number += 1
             out = Path(scratch) / str(number)
             if number % 3:
-                with Trouble(luck, ("ray::ArmWorker",), (signal.SIGKILL, signal.SIGSTOP), (3, 15)) as trouble:
+                with Trouble(luck, ("ray::ArmWorker",), (signal.SIGKILL, signal.SIGSTOP), (10, 30)) as trouble:
                     arms, metrics = train(out, data, config)
                 told["runs"] += 1
                 told["other_weights"] += not same(arms, whole)
@@ -159,7 +159,7 @@ def main(minutes: float, seed: int) -> None:
                     told[name] + metrics[name] for name in ("restarts", "lost_steps")
                 )
             else:
-                with Trouble(luck, ("ray::TrialActor", "ResourceTrainable"), (signal.SIGKILL,), (2, 8)) as trouble:
+                with Trouble(luck, ("ray::TrialActor", "ResourceTrainable"), (signal.SIGKILL,), (6, 20)) as trouble:
                     found = search(out, source)
                 told["searches"] += 1
                 told["other_rows"] += found != rows
