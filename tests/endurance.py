@@ -145,7 +145,7 @@ def main(minutes: float, seed: int) -> None:
     told |= {"other_weights": 0, "other_rows": 0}
     with tempfile.TemporaryDirectory() as scratch, ray_session(None):
         whole, _ = train(Path(scratch) / "whole", data, config)
-        rows = search(Path(scratch) / "rows", source)
+        rows: list[tuple[str, str, str]] = []
         told["first"], number, begun = settled(), 0, time.monotonic()
         while time.monotonic() - begun < 60 * minutes:
             number += 1
@@ -159,6 +159,7 @@ def main(minutes: float, seed: int) -> None:
                     told[name] + metrics[name] for name in ("restarts", "lost_steps")
                 )
             else:
+                rows = rows or search(Path(scratch) / "rows", source)
                 with Trouble(luck, ("ray::TrialActor", "ResourceTrainable"), (signal.SIGKILL,), (6, 20)) as trouble:
                     found = search(out, source)
                 told["searches"] += 1
