@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitwise import assert_bitwise
 
 from cplmix_ray.cli.train_command import train as train_command
 from cplmix_ray.trainer.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
@@ -92,14 +93,6 @@ def finish(process: subprocess.Popen) -> str:
 
 def weights(out: Path) -> dict:
     return latest_checkpoint(out / "checkpoints")[0].arms
-
-
-def assert_bitwise(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys()
-    for arm in one:
-        assert one[arm].keys() == other[arm].keys()
-        for name in one[arm]:
-            assert torch.equal(one[arm][name], other[arm][name]), (arm, name)
 
 
 def kill_after_checkpoint(process: subprocess.Popen, out: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import test_engines
 import torch
+from bitwise import assert_bitwise
 from killable import NEVER, Child, Kill, replace_trees, run_train, sample, write_checkpoints, write_config_and_metrics
 from processes import family_of, still_there
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -60,14 +61,6 @@ def is_sample(arms: dict, number: int, size: int = 12) -> bool:
         for arm, tensors in sample(number, size).items()
         for name, tensor in tensors.items()
     )
-
-
-def assert_bitwise(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys()
-    for arm in one:
-        assert one[arm].keys() == other[arm].keys()
-        for name in one[arm]:
-            assert torch.equal(one[arm][name], other[arm][name]), (arm, name)
 
 
 # Killed while it writes

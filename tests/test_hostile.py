@@ -330,6 +330,9 @@ def test_weights_that_are_a_pickle(folder):
     not_harmed(folder)
 
 
+SHAPE = {"n_features": 10, "latent_dim": 3, "noise_dim": 2, "hidden": [6], "pixels": False, "nonnegative": True}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -337,46 +340,10 @@ def test_weights_that_are_a_pickle(folder):
         {"files": ["augmenter.safetensors"]},
         {"files": None},
         {"shape": {"n_features": 10**12}},
-        {
-            "shape": {
-                "n_features": 10,
-                "latent_dim": 10**12,
-                "noise_dim": 2,
-                "hidden": [6],
-                "pixels": False,
-                "nonnegative": True,
-            }
-        },
-        {
-            "shape": {
-                "n_features": 10,
-                "latent_dim": 3,
-                "noise_dim": 2,
-                "hidden": [2**23] * 3,
-                "pixels": False,
-                "nonnegative": True,
-            }
-        },
-        {
-            "shape": {
-                "n_features": 10,
-                "latent_dim": 3,
-                "noise_dim": 2,
-                "hidden": [7],
-                "pixels": False,
-                "nonnegative": True,
-            }
-        },
-        {
-            "shape": {
-                "n_features": 10,
-                "latent_dim": 3,
-                "noise_dim": 2,
-                "hidden": "666",
-                "pixels": False,
-                "nonnegative": True,
-            }
-        },
+        {"shape": {**SHAPE, "latent_dim": 10**12}},
+        {"shape": {**SHAPE, "hidden": [2**23] * 3}},
+        {"shape": {**SHAPE, "hidden": [7]}},
+        {"shape": {**SHAPE, "hidden": "666"}},
         {"shape": {"n_features": 10, "latent_dim": 3, "noise_dim": 2, "hidden": [6], "__class__": "os"}},
         {"format": "1"},
         {"preparation": []},

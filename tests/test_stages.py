@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bitwise import assert_bitwise
 from sklearn.metrics import adjusted_rand_score
 from test_objective import CPU, EXACT, cells_of, d_sigma2, exercise_of, gradients_of, group_of, leaves_of, linear, mlp
 from torch import Tensor
@@ -94,14 +95,6 @@ def of_kind(events: list, kind: type) -> list:
 
 def snapshots_of(events: list) -> dict[int, dict[int, dict[str, Tensor]]]:
     return {event.step: event.arms for event in of_kind(events, Snapshot)}
-
-
-def assert_bitwise(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys()
-    for arm in one:
-        assert one[arm].keys() == other[arm].keys()
-        for name in one[arm]:
-            assert torch.equal(one[arm][name], other[arm][name]), (arm, name)
 
 
 # What counts when
