@@ -22,6 +22,13 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _threads_put_back(_one_thread):
+    """A test that leaves another number behind is named here, and not the one that it would trip."""
+    yield
+    assert torch.get_num_threads() == 1
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
     """A Ray of three CPU slots, started once; yields the module."""

@@ -22,6 +22,7 @@ from cplmix_ray.run.folder import RunFolder, write_whole
 from cplmix_ray.run.model import TrainedModel
 from cplmix_ray.run.resume import checkpoint_to_resume
 from cplmix_ray.scores import label_scores
+from cplmix_ray.threads import torch_threads
 from cplmix_ray.trainer.reading import row_reader
 from cplmix_ray.version import __version__
 
@@ -93,12 +94,8 @@ def _trained(job: Job, config: Config, source: Source, place: Place) -> tuple[np
 
 def _clustered(job: Job, config: Config, source: Source, place: Place) -> tuple[np.ndarray, Figures]:
     begun = time.perf_counter()
-    before = torch.get_num_threads()
-    torch.set_num_threads(place.threads)
-    try:
+    with torch_threads(place.threads):
         found = find_clusters(job.entry.method, source, config.model.n_categories, config, job.entry.baseline)
-    finally:
-        torch.set_num_threads(before)
     seconds = time.perf_counter() - begun
     scores = {} if source.labels_n is None else label_scores(source.labels_n, found.category_n)
     populated = len(np.unique(found.category_n))

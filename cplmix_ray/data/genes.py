@@ -6,6 +6,7 @@ import pandas as pd
 
 from cplmix_ray.data.source import Values
 from cplmix_ray.errors import InputError
+from cplmix_ray.threads import torch_threads
 
 
 def highly_variable(values_ng: Values, n_genes: int, counts: bool) -> np.ndarray:
@@ -28,11 +29,12 @@ def highly_variable(values_ng: Values, n_genes: int, counts: bool) -> np.ndarray
         return expressed
     values = values_ng[:, expressed].astype(np.float32)
     adata = anndata.AnnData(X=values, var=pd.DataFrame(index=[str(gene) for gene in expressed]))
-    if counts:
-        rank = scanpy.experimental.pp.highly_variable_genes
-        table = rank(adata, n_top_genes=n_genes, flavor="pearson_residuals", inplace=False)
-    else:
-        table = scanpy.pp.highly_variable_genes(adata, n_top_genes=n_genes, flavor="cell_ranger", inplace=False)
+    with torch_threads(None):  # numba, below scanpy, sets the number for all libraries of the process
+        if counts:
+            rank = scanpy.experimental.pp.highly_variable_genes
+            table = rank(adata, n_top_genes=n_genes, flavor="pearson_residuals", inplace=False)
+        else:
+            table = scanpy.pp.highly_variable_genes(adata, n_top_genes=n_genes, flavor="cell_ranger", inplace=False)
     return expressed[table["highly_variable"].to_numpy()]
 
 

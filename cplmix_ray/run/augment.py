@@ -23,6 +23,7 @@ from cplmix_ray.errors import InputError
 from cplmix_ray.run.folder import require_writable, write_json, write_whole
 from cplmix_ray.run.scalars import ScalarFile
 from cplmix_ray.run.watch import Progress
+from cplmix_ray.threads import torch_threads
 from cplmix_ray.version import __version__
 
 
@@ -84,15 +85,12 @@ def conduct_augmenter(config: AugmentConfig, task: Task, folder: Path, progress:
     Raises:
         TrainingError: training failed.
     """
-    begun, before = time.perf_counter(), torch.get_num_threads()
-    torch.set_num_threads(config.training.threads or before)
-    try:
+    begun = time.perf_counter()
+    with torch_threads(config.training.threads):
         trained = _train(config, task, folder, progress)
         seconds = time.perf_counter() - begun
         progress.say("Measuring the copies.")
         figures = measure(trained.augmenter, task.cells, trained.spread, config.seed)
-    finally:
-        torch.set_num_threads(before)
     metrics = {
         **figures,
         "measured_on": "validation" if len(task.cells.val_idx) else "training",

@@ -1,10 +1,9 @@
 """What the machine can do, and what a process holds."""
 
-import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,17 +54,6 @@ def chip_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{torch.backends.cpu.get_cpu_capability()} x {cores}"
-
-
-@contextlib.contextmanager
-def threads_set(n: int) -> Iterator[None]:
-    """That many torch threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class PeakMemory:

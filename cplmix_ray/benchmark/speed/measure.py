@@ -10,11 +10,12 @@ import torch
 from cplmix_ray.benchmark.rows import append_row, read_rows
 from cplmix_ray.benchmark.speed.case import COLUMNS, Case, key_of
 from cplmix_ray.benchmark.speed.compare import compare
-from cplmix_ray.benchmark.speed.machine import chip_name, emulates_16_bits, threads_set
+from cplmix_ray.benchmark.speed.machine import chip_name, emulates_16_bits
 from cplmix_ray.benchmark.speed.memory import memory_of
 from cplmix_ray.benchmark.speed.shape import Shape
 from cplmix_ray.benchmark.speed.spread import measure_spread
 from cplmix_ray.engine.plan import local_devices, make_plan
+from cplmix_ray.threads import torch_threads
 
 _MB = 1e6
 
@@ -63,7 +64,7 @@ def measure_all(cases: Sequence[Case], rows: Path, tell: Callable[[Case, dict[st
 def measure(case: Case) -> dict[str, Any]:
     """What there is to tell of a case, by column; docs/speed.md says what each figure is."""
     device = torch.device(case.device)
-    with threads_set(case.threads):
+    with torch_threads(case.threads):
         dtype = getattr(torch, case.shape.precision)
         peak_dtype = torch.float32 if dtype != torch.float32 and emulates_16_bits(device) else dtype
         figures = dict((_packed if case.engine == "local" else _spread)(case, peak_dtype))
