@@ -12,7 +12,7 @@ ROOT = Path(cplmix_ray.__file__).parent
 # From the ground floor up. A room may import itself and the floors below, not its neighbours on the same floor.
 FLOORS = [
     {"errors", "version"},
-    {"durable"},
+    {"durable", "threads"},
     {"config", "clusters"},
     {"content", "data", "minibatch", "simplex", "likelihoods", "scores"},
     {"arm", "augmenter", "coupling", "objective", "simulator"},
