@@ -164,6 +164,8 @@ def main(minutes: float, seed: int) -> None:
                     found = search(out, source)
                 told["searches"] += 1
                 told["other_rows"] += found != rows
+                for row in sorted({*found} ^ {*rows}):
+                    print(number, "now" if row in found else "undisturbed", *row, flush=True)
             shutil.rmtree(out)
             told["killed"] += trouble.done.count(signal.SIGKILL)
             told["frozen"] += trouble.done.count(signal.SIGSTOP)
