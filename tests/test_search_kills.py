@@ -159,3 +159,25 @@ def test_whatever_is_killed_no_row_is_lost_and_no_ended_trial_runs_again(ray_clu
             None,
             seconds[kind] if kind == "driver" else None,  # after the others, another trial may report first
         )
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_as_its_trial_ends_takes_no_other_trial_along(ray_cluster, tmp_path, fault_row):
+    space = {"objective.lam": {"grid": [0.5, 1.0, 2.0, 4.0]}}
+    spec = {**SEARCH, "space": space, "search": {"max_concurrent": 1, "trial_failures": 1}}
+    killed = {}
+
+    def strike(trials):
+        for trial in trials:
+            if trial.status == "done" and trial.name not in killed:
+                killed[trial.name] = trial.report["pid"]
+                os.kill(trial.report["pid"], signal.SIGKILL)
+
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
+    told = load_search(tmp_path / "spec.yaml"), read_source("digits"), SearchFolder(tmp_path / "out")
+    conduct_search(*told, lambda *_: None, strike)
+    assert len(killed) == 4
+    assert [(row["status"], row["error"]) for row in rows_of(tmp_path / "out").values()] == [("done", "")] * 4
+    fault_row(
+        "search: trial process lost", "kill -9 as its trial ends and the next one waits", 4, "all trials end well"
+    )

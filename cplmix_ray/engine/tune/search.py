@@ -58,7 +58,8 @@ def run_search(job: SearchJob, shelf: Shelf, listener: Listener) -> list[TrialSt
                 search_alg=searcher,
                 scheduler=scheduler_of(job),
                 max_concurrent_trials=None if space else job.search.max_concurrent,
-                reuse_actors=True,
+                # A trial that is given a process which has just died counts as failed, however often it may start.
+                reuse_actors=False,
                 trial_name_creator=lambda trial: trial.config["trial"]["name"],
                 trial_dirname_creator=str,
             ),

@@ -66,19 +66,10 @@ class TrialActor(tune.Trainable):
     ) -> None:
         self.body, self.shelf = body, shelf
         beat(pulses, patience)
-        self._begin(config)
-
-    def _begin(self, config: dict[str, Any]) -> None:
         self.point = config["trial"]["point"]
         self.begin_from: Checkpoint | None = None
         self.reports: Iterator[tuple[Report, Path | None]] | None = None
         self.newest: Path | None = None
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Another trial, or this one at another point, in the process of one that has ended: it need not start anew."""
-        self.cleanup()
-        self._begin(new_config)
-        return True
 
     def step(self) -> Report:
         if self.reports is None:
