@@ -21,6 +21,7 @@ from malformed import KINDS, cells, sound_h5ad
 from cplmix_ray.augmenter import Augmenter, AugmenterShape, freeze, revive
 from cplmix_ray.cli.exits import in_one_line
 from cplmix_ray.config import Config, load_config
+from cplmix_ray.data import rehearsal
 from cplmix_ray.data.augmenter_file import MANIFEST, WEIGHTS, read_augmenter
 from cplmix_ray.data.dataset import build_dataset, read_input
 from cplmix_ray.data.preparation import Preparation
@@ -129,6 +130,7 @@ def _work(seeds: list[int], folder: Path, results: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
+    rehearsal._SECONDS = 4
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.stderr = io.StringIO()

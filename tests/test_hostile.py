@@ -83,8 +83,9 @@ def forbidden_in(tree: ast.AST) -> list[str]:
     return found
 
 
-# What is read here was written by the same package, and is read without pickles.
-ALLOWED = {"benchmark/rank.py": {"np.load"}}
+# What is read in the one was written by the same package, and is read without pickles; the process that the other
+# starts is this package's, and what it is told is the file's path, without a shell.
+ALLOWED = {"benchmark/rank.py": {"np.load"}, "data/rehearsal.py": {"subprocess"}}
 
 
 def test_no_source_runs_what_it_reads():

@@ -12,6 +12,7 @@ from anndata.io import read_elem
 from cplmix_ray.data.enclosed import member, require_enclosed
 from cplmix_ray.data.free_memory import free_memory
 from cplmix_ray.data.matrix_file import Layout, layout_of, quiet, reading, unreadable
+from cplmix_ray.data.rehearsal import rehearsed
 from cplmix_ray.data.sound import require_sound
 from cplmix_ray.errors import InputError
 
@@ -47,7 +48,7 @@ def stays_on_disk(path: str, layer: str | None, backed: Backed) -> bool:
     free = free_memory()
     if Path(path).stat().st_size * 200 < _SHARE * free:
         return False
-    with reading(path), h5py.File(path, "r") as file:
+    with reading(path), rehearsed(path) as file:
         return _n_bytes(file, path, layer) > _SHARE * free
 
 
@@ -68,7 +69,7 @@ def read_around(path: str, layer: str | None) -> tuple[anndata.AnnData, Layout |
         InputError: the file cannot be read, or its matrix not by cells.
     """
     path = str(Path(path).resolve())  # workers may have another present folder
-    with reading(path), quiet(), h5py.File(path, "r") as file:
+    with reading(path), quiet(), rehearsed(path) as file:
         require_enclosed(file, path, _READ, _key(layer))
         parts = {name: read_elem(file[name]) for name in _READ if name in file}
         adata = anndata.AnnData(None, **parts)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -12,6 +11,7 @@ from cplmix_ray.data.backed import read_around
 from cplmix_ray.data.enclosed import require_enclosed
 from cplmix_ray.data.matrix_file import numbers_of, quiet, reading
 from cplmix_ray.data.on_disk import RowsOnDisk
+from cplmix_ray.data.rehearsal import rehearsed
 from cplmix_ray.data.sound import require_sound, require_sound_matrix
 from cplmix_ray.data.source import Source, Values
 from cplmix_ray.errors import InputError
@@ -24,7 +24,7 @@ def read_h5ad(path: str | Path) -> anndata.AnnData:
         InputError: the file cannot be read.
     """
     with reading(path), quiet():
-        with h5py.File(path, "r") as file:
+        with rehearsed(path) as file:
             require_enclosed(file, str(path))
         adata = anndata.read_h5ad(path)
     require_sound(adata, str(path))

@@ -5,6 +5,7 @@ load; it can hold itself in itself; and it can declare any size, whatever it hol
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from math import prod
 from typing import Any, TypeAlias
 
@@ -52,6 +53,16 @@ def require_enclosed(file: h5py.File, path: str, parts: Iterable[str] | None = N
                 f"{path} takes {n_bytes / 2**30:,.1f} GB when it is read, and {free / 2**30:,.1f} GB of memory are "
                 f"free; leave the matrix on disk with --backed yes, or take out what is not needed."
             )
+
+
+def readable(file: h5py.File, path: str) -> Iterator[Node]:
+    """Every object that lies in the file and could be there as it is declared; from parts that are refused, none after
+    what they are refused for."""
+    for part in file:
+        with suppress(InputError):
+            for name, node in _walk(file, path, (part,)):
+                _checked(node, name, path)
+                yield node
 
 
 def member(file: h5py.File, path: str, name: str) -> Node | None:
