@@ -14,6 +14,7 @@ import pytest
 from refusals import cells, refused_training
 
 from cplmix_ray.data import rehearsal
+from cplmix_ray.data.enclosed import readable
 from cplmix_ray.data.read import read_source
 from cplmix_ray.data.rehearsal import rehearsed
 from cplmix_ray.errors import InputError
@@ -30,6 +31,13 @@ def endless(path: Path) -> Path:
     content[at : at + 8] = (2**64 - 16).to_bytes(8, "little")
     path.write_bytes(content)
     return path
+
+
+def named_in(file: h5py.File) -> dict[str, h5py.Group | h5py.Dataset]:
+    """What HDF5 itself finds in a file, each once."""
+    found = {}
+    file.visititems(lambda name, node: found.update({f"/{name}": node}))
+    return found
 
 
 @pytest.fixture
@@ -98,9 +106,23 @@ def test_every_part_is_met_and_large_ones_in_part(tmp_path, monkeypatch):
     monkeypatch.setattr("resource.setrlimit", lambda *_: None)
     rehearsal._meet(str(path), 5)
     with h5py.File(path) as file:
-        named = []
-        file.visititems(lambda name, node: named.append(f"/{name}") if isinstance(node, h5py.Dataset) else None)
+        named = [name for name, node in named_in(file).items() if isinstance(node, h5py.Dataset)]
     assert sorted(read) == sorted(named) and "/uns/deep/er/yet" in read
     assert read["/obsm/wide"] == [16 * 60_000, 60_000]
     assert read["/X/data"][0] == adata.X.nnz
     assert len(limits) > len(named)
+
+
+def test_one_part_with_something_wrong_hides_no_other(tmp_path):
+    path = tmp_path / "cells.h5ad"
+    cells().write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        file["layers/also"] = file["layers"]  # holds itself
+        file["obs/soft"] = h5py.SoftLink("/X/data")
+        file["layers/far"] = h5py.ExternalLink("other.h5", "/X")
+        file.create_dataset("uns/vast", (10**12,), "f4", chunks=(100,))
+        file["uns/well"] = np.arange(3)
+        met = {node.name: sound for node, sound in readable(file, str(path))}
+        named = {name: node for name, node in named_in(file).items() if name != "/layers/also"}
+    assert met == {"/": True, **{name: name != "/uns/vast" for name in named}}
+    assert {"/X/data", "/layers/spliced/data", "/uns/well", "/var/_index"} < set(met)

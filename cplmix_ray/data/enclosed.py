@@ -55,14 +55,24 @@ def require_enclosed(file: h5py.File, path: str, parts: Iterable[str] | None = N
             )
 
 
-def readable(file: h5py.File, path: str) -> Iterator[Node]:
-    """Every object that lies in the file and could be there as it is declared; from parts that are refused, none after
-    what they are refused for."""
-    for part in file:
-        with suppress(InputError):
-            for name, node in _walk(file, path, (part,)):
-                _checked(node, name, path)
-                yield node
+def readable(file: h5py.File, path: str) -> Iterator[tuple[Node, bool]]:
+    """Every object in the file, once, whatever is wrong with others; and whether nothing is wrong with it."""
+    waiting: list[Node] = [file]
+    seen = {h5o.get_info(file.id).addr}
+    while waiting:
+        node = waiting.pop()
+        sound = False
+        with suppress(Exception):
+            _checked(node, "", path)
+            sound = True
+        yield node, sound
+        with suppress(Exception):
+            for name in node if isinstance(node, h5py.Group) else ():
+                with suppress(Exception):
+                    below = _step(node, name, path)
+                    address = h5o.get_info(below.id).addr
+                    waiting += [] if address in seen else [below]
+                    seen.add(address)
 
 
 def member(file: h5py.File, path: str, name: str) -> Node | None:

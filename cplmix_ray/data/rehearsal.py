@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 
 import h5py
@@ -61,9 +60,12 @@ def _meet(path: str, seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _begin(seconds)
     with contextlib.suppress(Exception), h5py.File(path, "r") as file:
-        for node in chain([file], readable(file, path)):
+        for node, sound in readable(file, path):
             with contextlib.suppress(Exception):
-                _read_some(node)
+                _read_attributes(node)
+            if sound and isinstance(node, h5py.Dataset):
+                with contextlib.suppress(Exception):
+                    _read_some(node)
             _begin(seconds)
 
 
@@ -72,20 +74,23 @@ def _begin(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def _read_some(node: Node) -> None:
+def _read_attributes(node: Node) -> None:
     for name in list(node.attrs):
         with contextlib.suppress(Exception):
             node.attrs[name]
-    if not isinstance(node, h5py.Dataset) or not node.size:
+
+
+def _read_some(values: h5py.Dataset) -> None:
+    if not values.size:
         return
-    if node.ndim == 0:
-        node[()]
+    if values.ndim == 0:
+        values[()]
         return
-    wide = node.size // len(node)
+    wide = values.size // len(values)
     rows = max(1, _VALUES // wide)
-    if rows * wide * node.dtype.itemsize < _BYTES:
-        node[:rows]
-        node[-1:]
+    if rows * wide * values.dtype.itemsize < _BYTES:
+        values[:rows]
+        values[-1:]
 
 
 if __name__ == "__main__":
