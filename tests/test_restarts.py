@@ -69,7 +69,7 @@ def await_free(ray_cluster, cpus: float) -> None:
 
 def test_a_killed_worker_is_replaced_and_the_end_is_bitwise_the_same(ray_cluster, data):
     await_free(ray_cluster, 3)
-    killed, whole = run(long_config(), data, kill_at=80), run(long_config(), data)
+    killed, whole = run(long_config(200), data, kill_at=80), run(long_config(200), data)
     (restarted,) = [e for e in killed if isinstance(e, Restarted)]
     at = killed.index(restarted)
     assert restarted.step == [e for e in killed[:at] if isinstance(e, Snapshot)][-1].step >= 80

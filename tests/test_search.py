@@ -353,6 +353,7 @@ class Harm:
         return os.mkdir, (str(self.made),)
 
 
+@pytest.mark.slow
 def test_a_folder_from_somebody_else_runs_no_code(finished, source, tmp_path):
     """Pickles lie under every name that Ray Tune would read, and one trial is left to go on."""
     spec, _, whole, _ = finished
