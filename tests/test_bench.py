@@ -170,6 +170,7 @@ def test_k_means_is_that_of_scikit_learn_on_the_same_components(cells):
         assert figures["detail"] == "7 PCs"
 
 
+@pytest.mark.slow
 def test_leiden_comes_to_the_true_number_of_clusters(cells, tmp_path):
     pytest.importorskip("igraph")
     pytest.importorskip("scanpy")

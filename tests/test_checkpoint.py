@@ -105,6 +105,7 @@ def kill_after_checkpoint(process: subprocess.Popen, out: Path) -> None:
     process.communicate(timeout=30)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bitwise(tmp_path):
     """One kill of the command itself; many, at chosen places and of drivers of actors, are in test_durability.py."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"

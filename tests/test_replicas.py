@@ -98,6 +98,7 @@ def test_shares_on_processes_equal_one_process_step_by_step(data, config, worker
                 assert torch.equal(tensor, apart[2][-1].arms[arm][name]), name
 
 
+@pytest.mark.slow
 def test_replicas_on_actors_equal_one_process_step_by_step(ray_cluster, data):
     config = replicated(2, 2)
     plan = Plan("ray", ((0, 1), (0, 1)), False, "", replicas=2)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def run_search(job: SearchJob, shelf: Shelf, listener: Listener) -> list[TrialSt
             run_config=_run_config(job),
         )
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the table
-        with _time_limit(job.search.max_hours):
+        with _time_limit(job.search.max_hours), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Consider boosting PBT")  # by handing processes on, see above
             grid = tuner.fit()
         return [state_of(trial) for trial in grid._experiment_analysis.trials]
 
