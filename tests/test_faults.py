@@ -16,6 +16,7 @@ import pytest
 import ray
 import test_engines
 from processes import workers_of
+from ray.exceptions import RayError
 from test_engines import plan_of
 from test_restarts import assert_bitwise, await_free, long_config
 
@@ -41,7 +42,10 @@ class Known(Pulse):
 
     def await_start(self) -> None:
         super().await_start()
-        type(self).pids = dict(enumerate(ray.get([worker.pid.remote() for worker in self.workers])))
+        type(self).pids = {}
+        for rank, worker in enumerate(self.workers):
+            with contextlib.suppress(RayError):  # lost already, of which the run will hear by itself
+                self.pids[rank] = ray.get(worker.pid.remote(), timeout=5)
         self.all_pids.update(self.pids.values())
 
 
