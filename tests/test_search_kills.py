@@ -179,5 +179,5 @@ def test_a_process_that_dies_as_its_trial_ends_takes_no_other_trial_along(ray_cl
     assert len(killed) == 4
     assert [(row["status"], row["error"]) for row in rows_of(tmp_path / "out").values()] == [("done", "")] * 4
     fault_row(
-        "search: trial process lost", "kill -9 as its trial ends and the next one waits", 4, "all trials end well"
+        "search: trial process lost", "kill -9 as its trial ends and the next one waits", 4, "all trials are done"
     )
