@@ -228,7 +228,9 @@ class Storm:
                 break
             time.sleep(0.1)
         time.sleep(self.random.uniform(0.0, 1.0))
-        how, pids = self.random.choice([signal.SIGKILL, signal.SIGSTOP]), workers_of(os.getpid(), "ray::ArmWorker")
+        while not (pids := workers_of(os.getpid(), "ray::ArmWorker")):  # they start anew for another reason
+            time.sleep(0.1)
+        how = self.random.choice([signal.SIGKILL, signal.SIGSTOP])
         self.blows.append(Blow(len(run.restarts()), how.name))
         run.hit(self.random.choice(pids), how)
 
