@@ -228,7 +228,8 @@ class Storm:
                 break
             time.sleep(0.1)
         time.sleep(self.random.uniform(0.0, 1.0))
-        while not (pids := workers_of(os.getpid(), "ray::ArmWorker")):  # they start anew for another reason
+        until = time.monotonic() + 60  # they may start anew for another reason
+        while not (pids := workers_of(os.getpid(), "ray::ArmWorker")) and time.monotonic() < until:
             time.sleep(0.1)
         how = self.random.choice([signal.SIGKILL, signal.SIGSTOP])
         self.blows.append(Blow(len(run.restarts()), how.name))
