@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from bitwise import assert_bitwise
 from processes import trial_processes
 from search_driver import start_beating
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -26,6 +27,7 @@ from cplmix_ray.engine.tune.trial import bundles_of
 from cplmix_ray.run.model import TrainedModel
 from cplmix_ray.search.conduct import conduct_search
 from cplmix_ray.search.folder import SearchFolder
+from cplmix_ray.search.population import read_exchanges
 from cplmix_ray.search.records import read_reports
 from cplmix_ray.search.space import config_at
 from cplmix_ray.trainer.checkpoint import latest_checkpoint
@@ -271,40 +273,66 @@ class Stop(Exception):
 
 
 @pytest.mark.slow
-def test_population_based_training_passes_weights_on_also_when_it_is_resumed(ray_cluster, source, tmp_path):
-    """A trial that cannot learn by itself goes on from the weights of one that has; then the driver ends, and a new
-    one goes on with the points and weights that were exchanged."""
-    spec = spec_of({"training.lr": {"grid": [2e-2, 1e-9]}}, scheduler="pbt", perturb_every=20)
+def test_population_based_training_ends_as_if_nothing_had_happened(ray_cluster, source, tmp_path, fault_row):
+    """Trials that cannot learn by themselves go on from the weights of those that can, and one that fails leaves the
+    others waiting for nobody. Then the same with interruptions: when an exchange has been made and not all trials have
+    begun again, when one waits for the others, and with a trial's process killed."""
+    lrs = {"training.lr": {"grid": [2e-2, 1e-9, 1e30]}}
+    spec = spec_of(lrs, scheduler="pbt", perturb_every=20, search_seed=3, trial_failures=1)
+    model = spec.run.model.model_copy(update={"n_arms": 1})
     training = spec.run.training.model_copy(update={"max_steps": 60})
-    spec = spec.model_copy(update={"run": spec.run.model_copy(update={"training": training})})
-    reached, points = {}, {}
+    spec = spec.model_copy(update={"run": spec.run.model_copy(update={"model": model, "training": training})})
+    reached: dict[int, dict[str, float]] = {}
 
-    def stop(trials):
+    def watch(trials):
         for trial in trials:
-            if trial.report.get("step") == 20:
-                reached.setdefault(trial.name, trial.report["score"])
-            points[trial.name] = trial.point["training.lr"]
-        if any(trial.report.get("step") == 40 for trial in trials):
-            raise Stop
+            if "step" in trial.report:
+                reached.setdefault(trial.report["step"], {}).setdefault(trial.name, trial.report["score"])
 
-    with pytest.raises(Exception, match="Stop"):  # Ray Tune passes it on as text
-        run_search(spec, source, tmp_path / "out", show=stop)
-    worse, better = sorted(reached.values())
-    assert better > worse + 0.1, "one of the two had learned nothing before the exchange"
-    assert set(points.values()) != {2e-2, 1e-9}, "there was no exchange"
-    begun = []
+    calm, whole = run_search(spec, source, tmp_path / "whole", show=watch)
+    assert [(t.name, t.status) for t in calm.trials] == [("0000", "done"), ("0001", "done"), ("0002", "failed")]
+    assert "is not finite at step 1" in calm.trials[2].error
+    first, *later = read_exchanges(whole, spec)[0]
+    assert (first.step, [each.step for each in later]) == (20, [40])
+    ((loser, winner),) = [(move.name, move.origin) for move in first.moves]
+    assert reached[20][winner] > reached[20][loser] + 0.1, "neither had learned more than the other"
+    assert reached[40][loser] > reached[20][loser] + 0.05, "it went on from its own weights"
 
-    def show(trials):
-        begun.append({trial.name: trial.point["training.lr"] for trial in trials})
+    moments, killed = ["exchanged", "waits"], []
 
-    findings, folder = run_search(spec, source, tmp_path / "out", show=show)
-    assert begun[0] == points
-    assert [trial.status for trial in findings.trials] == ["done", "done"]
-    assert min(trial.report["score"] for trial in findings.trials) > worse + 0.05
-    for trial in findings.trials:
-        steps = [report["step"] for report in read_reports(folder.trial(trial.name))[0]]
-        assert steps == [20, 40, 60], "a trial began again, or went ahead of the others"
+    def disturb(trials):
+        steps = sorted(trial.report.get("step", 0) for trial in trials if trial.status != "failed")
+        exchanges = len(read_exchanges(folder, spec)[0])
+        if moments and moments[0] == "exchanged" and exchanges == 1:
+            raise Stop(moments.pop(0))
+        if moments and moments[0] == "waits" and steps == [20, 40]:
+            raise Stop(moments.pop(0))
+        if not killed and exchanges == 2 and (pids := trial_processes(os.getpid())):
+            killed.append(pids[-1])
+            os.kill(killed[0], signal.SIGKILL)
+
+    folder = SearchFolder(tmp_path / "out")
+    for moment in list(moments):
+        with pytest.raises(Exception, match=moment):  # Ray Tune passes it on as text
+            run_search(spec, source, folder.path, show=disturb)
+    findings, _ = run_search(spec, source, folder.path, show=disturb)
+    assert killed and not moments
+    assert folder.exchanges.read_bytes() == whole.exchanges.read_bytes()
+    for trial, other in zip(findings.trials, calm.trials, strict=True):
+        for name in ("name", "status", "point", "error"):
+            assert getattr(trial, name) == getattr(other, name)
+        told, told_calm = (read_reports(each.trial(trial.name))[0] for each in (folder, whole))
+        assert [(r["step"], r["score"]) for r in told] == [(r["step"], r["score"]) for r in told_calm]
+        if trial.status == "done":
+            one, two = (latest_checkpoint(each.trial(trial.name).run(0).checkpoints)[0] for each in (folder, whole))
+            assert_bitwise(one.arms, two.arms)
     assert wait_for_everything(ray_cluster)
+    fault_row(
+        "population based search: driver stopped, trial process lost",
+        "an error in the driver just after an exchange and as one trial waits for the other; kill -9",
+        3,
+        "exchanges, points, scores and weights of the undisturbed search",
+    )
 
 
 @pytest.mark.slow

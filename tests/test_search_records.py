@@ -13,8 +13,9 @@ from cplmix_ray.engine.tune.searchers import searcher_of
 from cplmix_ray.engine.tune.state import History, TrialState
 from cplmix_ray.errors import InputError, TrainingError
 from cplmix_ray.search.folder import SearchFolder
-from cplmix_ray.search.records import _sealed, append_report, read_history, read_reports, write_entry
+from cplmix_ray.search.records import append_report, read_history, read_reports, write_entry
 from cplmix_ray.search.rest import rest_of
+from cplmix_ray.search.sealed import seal
 
 LAM = {"objective.lam": {"loguniform": [0.1, 10]}}
 
@@ -84,21 +85,6 @@ def test_a_trial_counts_as_done_only_with_all_its_runs(tmp_path):
     folder.trial("0000").run(1).metrics.write_text('{"acc": 0.5, "sec')
     rest, _ = rest_now(spec, folder)
     assert rest.trials == [("0000", point)] and rest.history[0].state.report["score"] == 0.5
-
-
-def test_altered_points_of_a_population_are_kept_and_those_ahead_wait(tmp_path):
-    spec, folder = spec_of(LAM, trials=3, scheduler="pbt"), SearchFolder(tmp_path)
-    keep(folder, "0000", "paused", {"objective.lam": 3.5}, report_of(20, 0.5), report_of(40, 0.6))
-    keep(folder, "0001", "running", {"objective.lam": 0.25}, report_of(20, 0.4))
-    rest, _ = rest_now(spec, folder)
-    assert dict(rest.trials) | {"0002": None} == {
-        "0000": {"objective.lam": 3.5},
-        "0001": {"objective.lam": 0.25},
-        "0002": None,
-    }
-    assert rest.level == 0
-    keep(folder, "0002", "running", {"objective.lam": 1.0}, report_of(20, 0.4))
-    assert rest_now(spec, folder)[0].level == 20
 
 
 def test_the_folder_of_an_older_version_gets_a_sentence(tmp_path):
@@ -184,7 +170,7 @@ def test_records_that_hold_anything_else_are_passed_over(tmp_path, name, text):
     (point,) = draw_points(spec.space, 1, 0)
     keep(folder, "0000", "running", point, report_of(9, 0.5, complete=True))
     if text.startswith(b'{"') and text.endswith(b"}"):
-        text = json.dumps(_sealed(json.loads(text))).encode()
+        text = json.dumps(seal(json.loads(text))).encode()
     (folder.trial("0000").path / name).write_bytes(text)
     rest, said = rest_now(spec, folder)
     assert rest.history[0].state.point == point

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cplmix_ray.config.files import save_search
@@ -22,6 +22,7 @@ from cplmix_ray.search.export import export_best
 from cplmix_ray.search.figure import draw_scores
 from cplmix_ray.search.folder import SearchFolder
 from cplmix_ray.search.ledger import Ledger, best_of
+from cplmix_ray.search.population import keep_exchange
 from cplmix_ray.search.rest import Rest, rest_of
 from cplmix_ray.search.space import check_space, every_value
 from cplmix_ray.search.trial import TrialWork
@@ -81,7 +82,7 @@ def conduct_search(
             ledger([])
         if rest.trials or rest.n_more:
             stack.enter_context(ray_session(address))
-            _run(replace(work, level=rest.level), rest, source, folder, ledger)
+            _run(work, rest, source, folder, ledger)
     trials = ledger.trials
     best = best_of(trials, MODES[metric])
     if best is None:
@@ -106,6 +107,8 @@ def _run(work: TrialWork, rest: Rest, source: Source, folder: SearchFolder, ledg
         folder=folder.tune,
         patience=work.spec.run.placement.collective_timeout,
         history=rest.history,
+        exchanged_at=rest.exchanged_at,
+        keep_exchange=functools.partial(keep_exchange, folder),
     )
     # Data sets are built in an actor, whose present folder may be another one.
     shelf = Shelf(source, functools.partial(build_dataset, root=Path.cwd()))

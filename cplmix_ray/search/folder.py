@@ -10,20 +10,24 @@ from cplmix_ray.run.folder import RunFolder, require_writable
 
 
 class TrialFolder:
-    """One trial: a run folder for each seed, how it stands, its reports, and why it failed if it did."""
+    """One trial: a run folder for each seed, how it stands, its reports, why it failed if it did, and when it has taken
+    the weights of another.
+    """
 
     def __init__(self, path: Path, tensorboard: Path):
         self.path, self.tensorboard = path, tensorboard
         self.entry = path / "trial.json"
         self.reports = path / "reports.jsonl"
         self.failure = path / "failure.json"
+        self.taken = path / "taken.json"
 
     def run(self, seed: int) -> RunFolder:
         return RunFolder(self.path / f"seed-{seed}", self.tensorboard / f"seed-{seed}")
 
 
 class SearchFolder:
-    """Paths of a search: search.yaml, results.csv, figure.png, best/, tensorboard/ and trials/.
+    """Paths of a search: search.yaml, results.csv, figure.png, best/, tensorboard/, trials/, and of population based
+    training exchanges.jsonl.
 
     While it runs, .tune/ is for Ray Tune; nothing is read from it, nor from the tune/ of an older version.
     """
@@ -36,6 +40,7 @@ class SearchFolder:
         self.best = self.path / "best"
         self.tensorboard = self.path / "tensorboard"
         self.trials = self.path / "trials"
+        self.exchanges = self.path / "exchanges.jsonl"
         self.tune = self.path.resolve() / ".tune"
         self.older = self.path / "tune"
 

@@ -11,7 +11,7 @@ from cplmix_ray.engine.tune.state import TrialState
 from cplmix_ray.run.folder import write_whole
 from cplmix_ray.search.folder import SearchFolder
 from cplmix_ray.search.hparams import write_hparams
-from cplmix_ray.search.records import write_entry
+from cplmix_ray.search.records import read_failure, write_entry
 from cplmix_ray.search.trial import REPORTED
 
 _FIGURES = ("score", "score_sd", "scores", "runs", "step", "seconds", *REPORTED)
@@ -59,7 +59,7 @@ class Ledger:
         return [self.states[name] for name in sorted(self.states)]
 
     def __call__(self, trials: Sequence[TrialState]) -> None:
-        for state in trials:
+        for state in map(self._told, trials):
             earlier = self.states.get(state.name)
             # Before a trial that goes on has told anything new, what it had reached stands.
             self.states[state.name] = (
@@ -72,6 +72,13 @@ class Ledger:
             self.told[state.name] = state.status
         self.write(self.trials)
         self.show(self.trials)
+
+    def _told(self, state: TrialState) -> TrialState:
+        """With the trial's own words for why it failed, which Ray Tune wraps, or passes on later."""
+        failure = read_failure(self.folder.trial(state.name)) if state.status == "failed" else None
+        if failure is None or not (failure.repeats or failure.reason in state.error):
+            return state
+        return replace(state, error=failure.reason)
 
     def _keep(self, state: TrialState) -> None:
         now = (state.status, state.point, state.error)

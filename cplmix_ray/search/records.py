@@ -2,14 +2,11 @@
 
 ``trial.json``, by the driver: its point and how it stands. ``reports.jsonl``, by the trial: every report, a line each.
 ``failure.json``, by the trial: why it failed. The first and the last are there whole or not at all; of the reports, the
-last line can be cut short by a kill. Entries and reports hold a checksum, as a figure with another digit is one too.
+last line can be cut short by a kill.
 """
 
 import json
-import os
-import zlib
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,9 +15,10 @@ from cplmix_ray.config.files import describe
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.config.section import Section
 from cplmix_ray.engine.tune.state import History, TrialState
-from cplmix_ray.errors import InputError, TrainingError
+from cplmix_ray.errors import InputError
 from cplmix_ray.run.folder import RunFolder, write_json
 from cplmix_ray.search.folder import TrialFolder
+from cplmix_ray.search.sealed import append_record, count_damaged, read_lines, seal, unseal
 from cplmix_ray.search.space import config_at
 
 
@@ -53,7 +51,7 @@ class _Report(BaseModel):
 def write_entry(folder: TrialFolder, state: TrialState) -> None:
     """Keep how a trial stands."""
     entry = {"format": 1, "point": state.point, "status": state.status, "error": state.error}
-    write_json(folder.entry, _sealed(entry))
+    write_json(folder.entry, seal(entry))
 
 
 def append_report(folder: TrialFolder, report: dict[str, Any]) -> None:
@@ -62,22 +60,7 @@ def append_report(folder: TrialFolder, report: dict[str, Any]) -> None:
     Raises:
         TrainingError: it cannot be written.
     """
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        with open(folder.reports, "ab+") as file:
-            if file.tell() and not _ends_a_line(folder.reports):
-                file.write(b"\n")  # a kill has cut the last report short
-            file.write(json.dumps(_sealed(report)).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise TrainingError(f"Cannot write {folder.reports} ({error.strerror or error}).") from None
-
-
-def _ends_a_line(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"
+    append_record(folder.reports, report)
 
 
 def read_reports(folder: TrialFolder) -> tuple[tuple[dict[str, Any], ...], list[str]]:
@@ -88,18 +71,17 @@ def read_reports(folder: TrialFolder) -> tuple[tuple[dict[str, Any], ...], list[
     reports: list[dict[str, Any]] = []
     damaged = 0
     try:
-        lines = folder.reports.read_bytes().splitlines() if folder.reports.exists() else []
+        lines = read_lines(folder.reports)
     except OSError as error:
         return (), [f"{folder.reports} cannot be read ({error.strerror})"]
-    for line in filter(bytes.strip, lines):
+    for line in lines:
         try:
-            report = _Report.model_validate(_unsealed(line)).model_dump()
+            report = _Report.model_validate(unseal(line)).model_dump()
         except ValueError:
             damaged += 1
             continue
         reports = [*(earlier for earlier in reports if earlier["step"] < report["step"]), report]
-    wrong = [f"{folder.reports} has {damaged} damaged line{'s' if damaged > 1 else ''}"] if damaged else []
-    return tuple(reports), wrong
+    return tuple(reports), count_damaged(folder.reports, damaged)
 
 
 def read_failure(folder: TrialFolder) -> Failure | None:
@@ -153,7 +135,7 @@ def _read_entry(spec: SearchConfig, folder: TrialFolder) -> tuple[Entry | None, 
     if not folder.entry.exists():
         return None, []
     try:
-        entry = Entry.model_validate(_unsealed(folder.entry.read_bytes()))
+        entry = Entry.model_validate(unseal(folder.entry.read_bytes()))
         if set(entry.point) != set(spec.space):
             raise InputError("its point is not one of this search")
         config_at(spec.run, entry.point)
@@ -161,26 +143,3 @@ def _read_entry(spec: SearchConfig, folder: TrialFolder) -> tuple[Entry | None, 
         why = describe(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
         return None, [f"{folder.entry} is damaged ({why})"]
     return entry, []
-
-
-def _sealed(tree: dict[str, Any]) -> dict[str, Any]:
-    return {**tree, "crc32": _checksum(tree)}
-
-
-def _checksum(tree: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(tree, sort_keys=True).encode())
-
-
-def _unsealed(data: bytes) -> dict[str, Any]:
-    """A record without its checksum.
-
-    Raises:
-        ValueError: it is not what was written.
-    """
-    try:
-        tree = json.loads(data)
-        if isinstance(tree, dict) and tree.pop("crc32", None) == _checksum(tree):
-            return tree
-    except RecursionError:
-        raise ValueError("it is nested without end") from None
-    raise ValueError("it does not match its checksum")

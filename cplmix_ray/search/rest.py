@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cplmix_ray.config.search import SearchConfig
@@ -10,6 +10,7 @@ from cplmix_ray.engine.tune.draws import draw_points
 from cplmix_ray.engine.tune.state import History
 from cplmix_ray.errors import InputError
 from cplmix_ray.search.folder import SearchFolder
+from cplmix_ray.search.population import read_exchanges
 from cplmix_ray.search.records import read_history
 
 
@@ -21,18 +22,13 @@ class Rest:
         trials: names and points of trials to run, those that go on among them.
         n_more: trials whose points are drawn as the search goes on.
         history: of all trials that were ever started.
+        exchanged_at: in population based training, the step of the last exchange; 0 before the first.
     """
 
     trials: list[tuple[str, dict[str, Any]]]
     n_more: int
     history: list[History] = field(default_factory=list)
-
-    @property
-    def level(self) -> int:
-        """Steps that all trials which go on have reported."""
-        going_on = {name for name, _ in self.trials}
-        newest = {h.state.name: h.state.report.get("step", 0) for h in self.history}
-        return min((newest.get(name, 0) for name in going_on), default=0)
+    exchanged_at: int = 0
 
 
 def rest_of(spec: SearchConfig, folder: SearchFolder, metric: str, say: Callable[[str], None]) -> Rest:
@@ -58,6 +54,10 @@ def rest_of(spec: SearchConfig, folder: SearchFolder, metric: str, say: Callable
             f"{folder.path} holds a search of an older version of cplmix_ray, which this one does not go on with; "
             f"start it anew with another --out."
         )
+    exchanges, wrong = read_exchanges(folder, spec)
+    for each in wrong:
+        say(f"{each}; what they said is decided anew where that is still to be done.")
+    moved = {move.name: move.point for exchange in exchanges for move in exchange.moves}
     history = []
     for name in names:
         if spec.search.searcher == "random" and name not in drawn:
@@ -68,11 +68,13 @@ def rest_of(spec: SearchConfig, folder: SearchFolder, metric: str, say: Callable
             rest = "is passed over" if found is None else f"goes on with what is whole ({found.state.status})"
             say(f"{each}; trial {name} {rest}.")
         if found is not None:
-            history.append(found)
+            # A kill may have come between an exchange and the trial's own record of its new point.
+            point = moved.get(name, found.state.point)
+            history.append(replace(found, state=replace(found.state, point=point)))
     over = {h.state.name for h in history if h.state.ended}
     points_now = drawn | {h.state.name: h.state.point for h in history}
     trials = [(name, point) for name, point in points_now.items() if name not in over]
-    return Rest(trials, spec.n_trials() - len(points_now), history)
+    return Rest(trials, spec.n_trials() - len(points_now), history, exchanges[-1].step if exchanges else 0)
 
 
 def _names(folder: SearchFolder) -> Iterator[str]:

@@ -9,18 +9,16 @@ from typing import Any
 
 from cplmix_ray.config import Config
 from cplmix_ray.config.search import SearchConfig
-from cplmix_ray.durable import discard
 from cplmix_ray.engine.plan import Devices, Plan, make_plan
 from cplmix_ray.engine.tune.trial import Report, Trial
 from cplmix_ray.errors import InputError, NonFiniteError, TrainingError
 from cplmix_ray.run.conduct import conducting
 from cplmix_ray.run.folder import RunFolder, write_json
-from cplmix_ray.run.resume import checkpoint_to_resume, settings_of
+from cplmix_ray.run.resume import checkpoint_to_resume
 from cplmix_ray.search.folder import SearchFolder
-from cplmix_ray.search.records import append_report, read_failure, read_reports, whole_metrics
-from cplmix_ray.search.space import config_at, point_of
-from cplmix_ray.trainer.checkpoint import Checkpoint, latest_checkpoint, write_checkpoint
-from cplmix_ray.trainer.events import Snapshot
+from cplmix_ray.search.population import Member, read_exchanges
+from cplmix_ray.search.records import append_report, read_failure, whole_metrics
+from cplmix_ray.search.space import config_at
 
 REPORTED = ("acc", "ari", "nmi", "agreement", "consensus", "amp", "kl_qc_pc", "populated", "reconstruction")
 """Scores that a trial reports besides ``score``, each the mean over its finished runs."""
@@ -34,7 +32,6 @@ class TrialWork:
         metric: the score that decides, 'auto' resolved.
         devices: what there is to run on, so that a trial's arms are spread as was planned.
         n_steps: steps of one run.
-        level: in population based training that goes on, steps that all its trials have reported.
     """
 
     spec: SearchConfig
@@ -42,14 +39,13 @@ class TrialWork:
     devices: Devices
     n_steps: int
     out: Path
-    level: int = 0
 
     def plan_at(self, point: dict[str, Any]) -> Plan:
         """Where the arms of a trial at this point go."""
         config = config_at(self.spec.run, point)
         return make_plan(config.placement, config.model.n_arms, self.devices)
 
-    def __call__(self, trial: Trial) -> Iterator[tuple[Report, Path | None]]:
+    def __call__(self, trial: Trial) -> Iterator[Report]:
         """Reports of one trial.
 
         Raises:
@@ -61,9 +57,9 @@ class TrialWork:
             raise TrainingError(failure.reason)  # the same settings would fail again at the same step
         try:
             with contextlib.closing(self._runs(trial)) as runs:  # a trial that is stopped gives its devices back
-                for report, saved in runs:
+                for report in runs:
                     append_report(folder, report)
-                    yield report, saved
+                    yield report
         except (InputError, TrainingError) as error:
             # What the disk refuses can be mended.
             refused = isinstance(error.__context__, OSError)
@@ -72,7 +68,7 @@ class TrialWork:
                 write_json(folder.failure, {"reason": str(error), "repeats": repeats})
             raise
 
-    def _runs(self, trial: Trial) -> Generator[tuple[Report, Path | None], None, None]:
+    def _runs(self, trial: Trial) -> Generator[Report, None, None]:
         finished: list[dict[str, Any]] = []
         first = self.spec.run.seed
         for seed in range(first, first + self.spec.search.seeds):
@@ -85,28 +81,33 @@ class TrialWork:
             finished.append(figures)
             complete = len(finished) == self.spec.search.seeds
             report = {"step": len(finished) * self.n_steps, **self._summary(finished)}
-            yield {**report, "complete": complete, "done": complete}, None
+            yield {**report, "complete": complete, "done": complete}
 
     def _config(self, trial: Trial, seed: int) -> Config:
         config = config_at(self.spec.run, trial.point, seed)
         if self.spec.search.scheduler != "pbt":
             return config
-        # Weights change hands at these steps, so there they are scored and saved.
-        every = self.spec.search.exchange_every(self.n_steps)
-        training = config.training.model_copy(update={"evaluate_every": every, "checkpoint_every": every})
-        return config.model_copy(update={"training": training})
+        # Weights change hands at these steps, so there they are scored and saved. Those of the last exchange must be
+        # there until all trials that take them have begun, when others may have come to the next one.
+        every, kept = self.spec.search.exchange_every(self.n_steps), max(2, config.training.keep_checkpoints)
+        saving = {"evaluate_every": every, "checkpoint_every": every, "keep_checkpoints": kept}
+        return config.model_copy(update={"training": config.training.model_copy(update=saving)})
 
-    def _run(self, trial: Trial, config: Config, run: RunFolder, later: bool) -> Iterator[tuple[Report, Path | None]]:
+    def _run(self, trial: Trial, config: Config, run: RunFolder, later: bool) -> Iterator[Report]:
         """One run; while the first one goes on, its scores on the validation cells are reported."""
         exchanges = self.spec.search.scheduler == "pbt"
         data = trial.data(config)
         engine = trial.engine(self.plan_at(trial.point), data)
         dataset = data.dataset()
-        checkpoint = self._checkpoint(trial, config, run, dataset) if run.holds_run() or trial.checkpoint else None
-        if exchanges and trial.checkpoint is None and checkpoint is not None and checkpoint.step > self.level:
-            # It had waited for the others when the search was interrupted, and does so again.
-            told = read_reports(SearchFolder(self.out).trial(trial.name))[0]
-            yield from ((report, checkpoint.path) for report in told if report["step"] == checkpoint.step)
+        if exchanges:
+            folder = SearchFolder(self.out)
+            member = Member(folder, trial.name, run, read_exchanges(folder, self.spec)[0])
+            waiting = member.make_ready(config, self.n_steps)
+            if waiting is not None:
+                yield waiting
+        checkpoint = None
+        if run.holds_run():
+            checkpoint = checkpoint_to_resume(run, config, dataset, lambda line: None, anew=True)
         for at in conducting(config, dataset, run, Quiet(), engine, checkpoint):
             if (
                 at.step < self.n_steps
@@ -115,32 +116,7 @@ class TrialWork:
                 and (at.saved is not None) == exchanges
             ):
                 scores = {name: at.scores[name] for name in REPORTED if name in at.scores}
-                yield {"step": at.step, "score": at.scores[self.metric], **scores, "done": False}, at.saved
-
-    def _checkpoint(self, trial: Trial, config: Config, run: RunFolder, dataset: Any) -> Checkpoint | None:
-        if trial.checkpoint is not None:
-            return self._adopted(trial.checkpoint, config, run)
-        if self.spec.search.scheduler == "pbt":
-            # The newest checkpoint may be from before an exchange, and of other settings on purpose.
-            newest, _ = latest_checkpoint(run.checkpoints)
-            if newest is not None:
-                config = config_at(config, point_of(settings_of(newest), self.spec.space))
-        return checkpoint_to_resume(run, config, dataset, lambda line: None, anew=True)
-
-    def _adopted(self, given: Checkpoint, config: Config, run: RunFolder) -> Checkpoint:
-        """What this trial had reached gives way to what a better one has, and is the run's own from now on."""
-        facts = {
-            name: value for name, value in given.manifest.items() if name not in ("sha256", "format", "step", "files")
-        }
-        facts["config"] = config.model_dump(mode="json")
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        own = write_checkpoint(
-            run.checkpoints, Snapshot(given.step, given.arms), facts, config.training.keep_checkpoints
-        )
-        for other in run.checkpoints.glob("step-*"):
-            if other != own:
-                discard(other)
-        return Checkpoint(own, given.step, given.arms, {**given.manifest, **facts})
+                yield {"step": at.step, "score": at.scores[self.metric], **scores, "done": False}
 
     def _summary(self, finished: list[dict[str, Any]]) -> Report:
         scores = {

@@ -44,7 +44,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, facts: dict[str, Any], ke
     Raises:
         OSError: it cannot be written; what was there before is there still.
     """
-    final = folder / f"step-{snapshot.step:08d}"
+    final = checkpoint_at(folder, snapshot.step)
     partial = folder / (PARTIAL + final.name)
     make_folder(folder)
     clear(folder)
@@ -59,6 +59,11 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, facts: dict[str, Any], ke
         with contextlib.suppress(OSError):  # the new one is there, so nothing has failed
             discard(path)
     return final
+
+
+def checkpoint_at(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is in the folder of them."""
+    return folder / f"step-{step:08d}"
 
 
 def _fill(partial: Path, snapshot: Snapshot, facts: dict[str, Any]) -> None:

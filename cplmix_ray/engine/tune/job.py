@@ -8,7 +8,7 @@ from typing import Any
 from cplmix_ray.config.search import Search
 from cplmix_ray.engine.plan import Plan
 from cplmix_ray.engine.tune.draws import Point, Space
-from cplmix_ray.engine.tune.state import History
+from cplmix_ray.engine.tune.state import Exchange, History
 from cplmix_ray.engine.tune.trial import Body, as_config
 
 
@@ -24,10 +24,12 @@ class SearchJob:
         trials: names and points of the trials to run, as far as they are known before.
         n_more: how many more the searcher draws itself.
         name_trial: gives each of these its name.
-        folder: for Ray Tune's own state and the weights that trials exchange, on the driver's machine, where all
-            trials have their seats; it must not hold anything, as Ray Tune keeps pickles there.
+        folder: for Ray Tune's own state, on the driver's machine, where all trials have their seats; it must not hold
+            anything, as Ray Tune keeps pickles there.
         patience: seconds after which a trial's process without a sign of life is ended.
         history: what an earlier process has left of trials: of those that have ended, and of those that go on.
+        exchanged_at: in population based training, the step of the last exchange; 0 before the first.
+        keep_exchange: keeps an exchange, before any of its trials goes on.
     """
 
     space: Space
@@ -42,6 +44,8 @@ class SearchJob:
     folder: Path
     patience: float
     history: Sequence[History] = ()
+    exchanged_at: int = 0
+    keep_exchange: Callable[[Exchange], None] = lambda exchange: None
 
     @property
     def configs(self) -> list[dict[str, Any]]:

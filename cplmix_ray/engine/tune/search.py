@@ -38,10 +38,7 @@ def run_search(job: SearchJob, shelf: Shelf, listener: Listener) -> list[TrialSt
     Ray Tune's state is pickles, which run code when they are read. It is kept in a folder that is empty before and
     gone afterwards, and no search goes on from it. What the job knows of a search's earlier trials is told to a new
     searcher and a new scheduler: those that have ended count as they did, those that go on do so from their runs' own
-    checkpoints, and points and rungs are those of a search without interruption. Of population based training the
-    points, weights and steps of all trials are as they were left, and a trial that had waited for the others does so
-    again. What Ray Tune draws at an exchange (it uses no seed) is drawn anew, as is an exchange that was under way:
-    a trial that had been sent on from a better one, and had not begun, has the new point with weights of its own.
+    checkpoints, and points, rungs and exchanges are those of a search without interruption.
 
     Raises:
         InputError: the searcher is not installed.
@@ -107,13 +104,11 @@ def _time_limit(hours: float | None) -> Iterator[None]:
 
 
 def _run_config(job: SearchJob) -> RunConfig:
-    exchanges = job.search.scheduler == "pbt"  # else the runs' own checkpoints do
-    checkpoints = CheckpointConfig(num_to_keep=4, checkpoint_frequency=int(exchanges), checkpoint_at_end=False)
     return RunConfig(
         name="search",
         storage_path=str(job.folder.resolve()),
         failure_config=FailureConfig(max_failures=job.search.trial_failures),
-        checkpoint_config=checkpoints,
+        checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),  # the runs' own do
         callbacks=[Hearing()],
         verbose=0,
     )

@@ -40,6 +40,30 @@ class History:
     reports: tuple[dict[str, Any], ...] = ()
 
 
+@dataclass(frozen=True)
+class Move:
+    """A trial of population based training that goes on from another one.
+
+    Attributes:
+        name: the trial that had lagged behind.
+        origin: the better one, whose weights at ``step`` it takes.
+        point: where it goes on in the space, near the better one's point.
+    """
+
+    name: str
+    origin: str
+    step: int
+    point: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What was decided when all trials of population based training had come to ``step``."""
+
+    step: int
+    moves: tuple[Move, ...] = ()
+
+
 class Listener(Protocol):
     """Told of all trials whenever something has changed."""
 

@@ -1,6 +1,5 @@
 """A trial as Ray Tune runs it: a process on the driver's node, and a worker for each place it holds elsewhere."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from cplmix_ray.engine.restarts import train_through_losses
 from cplmix_ray.engine.run import Engine
 from cplmix_ray.engine.tune.pulse import beat
 from cplmix_ray.engine.tune.shelf import Shelf, StoredData
-from cplmix_ray.trainer.checkpoint import Checkpoint, latest_checkpoint
 
 Report = dict[str, Any]
 """What a trial tells: ``step`` (over all its runs), ``score``, ``done``, and other figures."""
@@ -30,13 +28,11 @@ class Trial:
     Attributes:
         name: short and unique in the search; the same again when the trial starts again.
         point: dotted names of the searched settings -> values.
-        checkpoint: in population based training, that of this or of a better trial to go on from.
     """
 
     name: str
     point: dict[str, Any]
     shelf: Shelf
-    checkpoint: Checkpoint | None = None
 
     def data(self, config: Config) -> StoredData:
         return self.shelf.get(config)
@@ -54,8 +50,8 @@ def as_config(name: str, point: dict[str, Any]) -> dict[str, Any]:
     return {"trial": {"name": name, "point": point}}
 
 
-Body = Callable[[Trial], Iterator[tuple[Report, Path | None]]]
-"""A trial's work: a generator of reports, each with the newest checkpoint folder where there is one."""
+Body = Callable[[Trial], Iterator[Report]]
+"""A trial's work: a generator of reports, which goes on from what the trial has left on the disk."""
 
 
 class TrialActor(tune.Trainable):
@@ -67,27 +63,22 @@ class TrialActor(tune.Trainable):
         self.body, self.shelf = body, shelf
         beat(pulses, patience)
         self.point = config["trial"]["point"]
-        self.begin_from: Checkpoint | None = None
-        self.reports: Iterator[tuple[Report, Path | None]] | None = None
-        self.newest: Path | None = None
+        self.reports: Iterator[Report] | None = None
 
     def step(self) -> Report:
         if self.reports is None:
-            self.reports = self.body(Trial(self.trial_name, self.point, self.shelf, self.begin_from))
-        report, self.newest = next(self.reports)
-        return report
+            self.reports = self.body(Trial(self.trial_name, self.point, self.shelf))
+        return next(self.reports)
 
     def cleanup(self) -> None:
         if self.reports is not None:
             self.reports.close()  # type: ignore[attr-defined]
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """A copy, as the run's own folder keeps only its newest checkpoints."""
-        if self.newest is not None:
-            shutil.copytree(self.newest, Path(checkpoint_dir) / self.newest.name)
+        """Nothing, as for the next: runs keep their own."""
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
-        self.begin_from, _ = latest_checkpoint(Path(checkpoint_dir))
+        pass
 
 
 def bundles_of(plan: Plan) -> PlacementGroupFactory:
