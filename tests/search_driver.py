@@ -40,7 +40,7 @@ def start_beating(folder: Path, patience: float) -> BaseProcess:
 
 
 def _beat(folder: Path, patience: float) -> None:
-    from cplmix_ray.engine.tune.pulse import beat
+    from cplmix_ray.engine.tune.pulse import Pulses
 
-    beat(folder, patience)
+    Pulses(folder, patience).beat()
     time.sleep(600)

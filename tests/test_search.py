@@ -8,13 +8,16 @@ import os
 import pickle
 import shutil
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from bitwise import assert_bitwise
-from processes import trial_processes
+from processes import trial_processes, workers_of
 from search_driver import start_beating
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -190,18 +193,17 @@ def test_trials_share_the_cells_in_the_store(ray_cluster, source):
     """Sets of other seeds and neighbours share the values; what a reader gets is a view that it cannot write to."""
     from cplmix_ray.engine.tune.shelf import Shelf
 
-    shelf = Shelf(source, build_dataset)
     config = SearchConfig.model_validate({"run": RUN, "space": {"model.n_arms": {"choice": [1]}}}).run
-    one = shelf.get(config)
-    other = shelf.get(config.model_copy(update={"seed": 1}))
-    assert one.stored.values == other.stored.values
-    assert one.stored.rest != other.stored.rest
-    assert shelf.n_values() == 1
-    assert shelf.get(config).stored == one.stored
-    view = one.stored.fetch().values_ng
-    assert not view.flags.writeable
-    np.testing.assert_array_equal(view, build_dataset(source, config).training.values_ng)
-    shelf.close()
+    with Shelf(source, build_dataset) as shelf:
+        one = shelf.get(config)
+        other = shelf.get(config.model_copy(update={"seed": 1}))
+        assert one.stored.values == other.stored.values
+        assert one.stored.rest != other.stored.rest
+        assert shelf.n_values() == 1
+        assert shelf.get(config).stored == one.stored
+        view = one.stored.fetch().values_ng
+        assert not view.flags.writeable
+        np.testing.assert_array_equal(view, build_dataset(source, config).training.values_ng)
 
 
 @pytest.mark.slow
@@ -266,6 +268,49 @@ def test_a_trial_whose_process_is_lost_goes_on_from_its_checkpoint(undisturbed, 
     assert all(torch.equal(one.arms[0][name], two.arms[0][name]) for name in one.arms[0])
     made = {signal.SIGKILL: "kill -9", signal.SIGSTOP: "SIGSTOP, with --collective-timeout 20"}[how]
     fault_row("search: trial process lost", made, 1, "weights of the undisturbed run", 4, silent)
+
+
+@pytest.mark.slow
+def test_whatever_stands_still_as_a_trial_begins_is_ended(ray_cluster, source, tmp_path, fault_row):
+    """A trial's process before its first sign of life, and when another takes its place, the keeper of the data."""
+    patience = 6.0
+    spec = spec_of({"model.n_arms": {"choice": [1]}}, trials=1, trial_failures=1)
+    placement = spec.run.placement.model_copy(update={"collective_timeout": patience})
+    spec = spec.model_copy(update={"run": spec.run.model_copy(update={"placement": placement})})
+    folder, stopped, over = SearchFolder(tmp_path / "out"), [], threading.Event()
+
+    def strike():
+        stop(lambda: trial_processes(os.getpid()))
+        assert not heard(stopped[0].pid), "it had begun"
+        until(lambda: any(heard(pid) for pid in trial_processes(os.getpid())))
+        stop(lambda: workers_of(os.getpid(), "ray::_Keeper"))
+
+    def stop(find):
+        until(find)
+        stopped.append(psutil.Process(find()[0]))
+        stopped[-1].suspend()
+
+    def until(find):
+        while not find():
+            assert not over.wait(0.002), "the search ended before"
+
+    def heard(pid):
+        return (folder.tune / "pulses" / str(pid)).exists()
+
+    with ThreadPoolExecutor(1) as beside:
+        hits = beside.submit(strike)
+        try:
+            begun = time.monotonic()
+            findings, _ = run_search(spec, source, folder.path)
+        finally:
+            over.set()
+        hits.result()
+    assert [trial.status for trial in findings.trials] == ["done"]
+    assert not any(process.is_running() for process in stopped)
+    assert time.monotonic() - begun > 2.5 * patience
+    assert wait_for_everything(ray_cluster)
+    made = f"SIGSTOP, with --collective-timeout {patience:g}"
+    fault_row("search: process of a trial before it begins, and that of the data", made, 2, "the trial is done")
 
 
 class Stop(Exception):
@@ -413,9 +458,9 @@ def test_a_folder_from_somebody_else_runs_no_code(finished, source, tmp_path):
 
 
 def test_a_frozen_process_is_ended_and_others_are_not(tmp_path):
-    from cplmix_ray.engine.tune.pulse import watched
+    from cplmix_ray.engine.tune.pulse import Pulses
 
-    with watched(tmp_path / "pulses", patience=3.0):
+    with Pulses(tmp_path / "pulses", patience=3.0).watched():
         frozen, well = (start_beating(tmp_path / "pulses", 3.0) for _ in range(2))
         until = time.monotonic() + 60
         while len(list((tmp_path / "pulses").iterdir())) < 2 and time.monotonic() < until:

@@ -15,7 +15,6 @@ from cplmix_ray.engine.plan import Devices, Plan, local_devices
 from cplmix_ray.engine.session import cluster_devices, joins_cluster, ray_session
 from cplmix_ray.engine.tune.job import SearchJob
 from cplmix_ray.engine.tune.search import run_search
-from cplmix_ray.engine.tune.shelf import Shelf
 from cplmix_ray.engine.tune.state import TrialState
 from cplmix_ray.errors import InputError
 from cplmix_ray.search.export import export_best
@@ -111,11 +110,7 @@ def _run(work: TrialWork, rest: Rest, source: Source, folder: SearchFolder, ledg
         keep_exchange=functools.partial(keep_exchange, folder),
     )
     # Data sets are built in an actor, whose present folder may be another one.
-    shelf = Shelf(source, functools.partial(build_dataset, root=Path.cwd()))
-    try:
-        ledger(run_search(job, shelf, ledger))
-    finally:
-        shelf.close()
+    ledger(run_search(job, source, functools.partial(build_dataset, root=Path.cwd()), ledger))
 
 
 def check_search(spec: SearchConfig, source: Source) -> str:

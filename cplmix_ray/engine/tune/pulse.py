@@ -1,7 +1,7 @@
-"""Signs of life of the trials' processes: one that is frozen would keep the search waiting for ever.
+"""Signs of life of a search's processes: one that is frozen would keep the search waiting for ever.
 
-Every process that is set up has a file in a folder of the driver's machine, where all trials have their seats, and
-touches it.
+Every trial, and the keeper of the data, has a file in a folder of the driver's machine, where all of them have their
+seats, and touches it. One that is stopped before it has its file is known by its state.
 """
 
 import contextlib
@@ -9,51 +9,80 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 
-def beat(folder: Path, patience: float) -> None:
-    """From now on touch a file named after this process, several times within ``patience`` seconds."""
-    path = folder / str(os.getpid())
-    path.write_text(repr(psutil.Process().create_time()), encoding="utf-8")
+@dataclass(frozen=True)
+class Pulses:
+    """Where processes leave their signs of life.
 
-    def touch() -> None:
-        with contextlib.suppress(OSError):  # the folder goes when the search has ended
-            while True:
-                time.sleep(min(5.0, patience / 5))
-                os.utime(path)
+    Attributes:
+        folder: theirs alone, on the driver's machine.
+        patience: seconds of silence after which a process is ended.
+    """
 
-    threading.Thread(target=touch, daemon=True, name="pulse").start()
+    folder: Path
+    patience: float
+
+    def beat(self) -> None:
+        """From now on touch a file named after this process, several times within the patience."""
+        path = self.folder / str(os.getpid())
+        path.write_text(repr(psutil.Process().create_time()), encoding="utf-8")
+
+        def touch() -> None:
+            with contextlib.suppress(OSError):  # the folder goes when the search has ended
+                while True:
+                    time.sleep(min(5.0, self.patience / 5))
+                    os.utime(path)
+
+        threading.Thread(target=touch, daemon=True, name="pulse").start()
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Meanwhile kill processes that give no sign of life, so that they are noticed."""
+        self.folder.mkdir(parents=True)
+        over = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(over,), daemon=True, name="watch")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _watch(self, over: threading.Event) -> None:
+        # Time is that of the waits here and not of the clock: after a machine has slept, all have been silent.
+        every = min(2.0, self.patience / 5)
+        seen, stopped = dict[Path, tuple[int, float]](), dict[psutil.Process, float]()
+        while not over.wait(every):
+            for path in self.folder.iterdir():
+                with contextlib.suppress(OSError):
+                    touched = path.stat().st_mtime_ns
+                    last, silent = seen.get(path, (0, 0.0))
+                    seen[path] = (touched, silent + every if touched == last else 0.0)
+                    if seen[path][1] >= self.patience:
+                        _kill(path)
+                        path.unlink()
+            stopped = {process: stopped.get(process, 0.0) + every for process in _stopped_workers()}
+            for process, silent in stopped.items():
+                # Whoever else waits for it comes first, and can say what was lost.
+                if silent >= 1.5 * self.patience:
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
 
 
-@contextlib.contextmanager
-def watched(folder: Path, patience: float) -> Iterator[None]:
-    """Meanwhile kill processes that have not touched their files for ``patience`` seconds, so that they are noticed."""
-    folder.mkdir(parents=True)
-    over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(folder, patience, over), daemon=True, name="watch")
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def _watch(folder: Path, patience: float, over: threading.Event) -> None:
-    # Time is that of the waits here and not of the clock: after a machine has slept, all processes have been silent.
-    every, seen = min(2.0, patience / 5), dict[Path, tuple[int, float]]()
-    while not over.wait(every):
-        for path in folder.iterdir():
-            with contextlib.suppress(OSError):
-                touched = path.stat().st_mtime_ns
-                last, silent = seen.get(path, (0, 0.0))
-                seen[path] = (touched, silent + every if touched == last else 0.0)
-                if seen[path][1] >= patience:
-                    _kill(path)
-                    path.unlink()
+def _stopped_workers() -> list[psutil.Process]:
+    """Workers of the Ray that this process has started, if it has, which are stopped."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            parent = process.parent()
+            if process.status() == psutil.STATUS_STOPPED and parent is not None and parent.name() == "raylet":
+                found.append(process)
+    return found
 
 
 def _kill(path: Path) -> None:

@@ -7,12 +7,15 @@ import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cplmix_ray.config import Config
+from cplmix_ray.data.dataset import Dataset
+from cplmix_ray.data.source import Source
 from cplmix_ray.engine.tune.job import SearchJob
 from cplmix_ray.engine.tune.listener import Hearing, heard_by, state_of
-from cplmix_ray.engine.tune.pulse import watched
+from cplmix_ray.engine.tune.pulse import Pulses
 from cplmix_ray.engine.tune.schedulers import scheduler_of
 from cplmix_ray.engine.tune.searchers import searcher_of
 from cplmix_ray.engine.tune.shelf import Shelf
@@ -32,7 +35,9 @@ from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
 
-def run_search(job: SearchJob, shelf: Shelf, listener: Listener) -> list[TrialState]:
+def run_search(
+    job: SearchJob, source: Source, build: Callable[[Source, Config], Dataset], listener: Listener
+) -> list[TrialState]:
     """Run the trials of a job, and no others. Ray must be connected.
 
     Ray Tune's state is pickles, which run code when they are read. It is kept in a folder that is empty before and
@@ -40,14 +45,17 @@ def run_search(job: SearchJob, shelf: Shelf, listener: Listener) -> list[TrialSt
     searcher and a new scheduler: those that have ended count as they did, those that go on do so from their runs' own
     checkpoints, and points, rungs and exchanges are those of a search without interruption.
 
+    Args:
+        source: the cells as read.
+        build: makes a data set of them for the settings of a run.
+
     Raises:
         InputError: the searcher is not installed.
     """
     searcher, space = searcher_of(job)
-    with _emptied(job.folder), watched(job.folder / "pulses", job.patience), heard_by(listener):
-        actor = tune.with_parameters(
-            TrialActor, body=job.body, shelf=shelf, pulses=job.folder / "pulses", patience=job.patience
-        )
+    pulses = Pulses(job.folder / "pulses", job.patience)
+    with _emptied(job.folder), pulses.watched(), Shelf(source, build, pulses) as shelf, heard_by(listener):
+        actor = tune.with_parameters(TrialActor, body=job.body, shelf=shelf, pulses=pulses)
         tuner = Tuner(
             tune.with_resources(actor, lambda config: bundles_of(job.plan_at(config["trial"]["point"]))),
             param_space=space,

@@ -11,7 +11,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cplmix_ray.config import Config
 from cplmix_ray.data.dataset import Dataset
+from cplmix_ray.data.source import Source
 from cplmix_ray.engine.store import StoredSet
+from cplmix_ray.engine.tune.pulse import Pulses
 from cplmix_ray.errors import InputError
 
 _KEPT = 8
@@ -39,11 +41,13 @@ class StoredData:
 class _Keeper:
     """Runs as an actor without a device of its own, on the driver's node."""
 
-    def __init__(self) -> None:
+    def __init__(self, pulses: Pulses | None) -> None:
+        if pulses is not None:
+            pulses.beat()
         self.values: OrderedDict[str, list] = OrderedDict()
         self.sets: OrderedDict[str, StoredData] = OrderedDict()
 
-    def get(self, config: Config, source: list, build: Callable[[Any, Config], Dataset]) -> StoredData:
+    def get(self, config: Config, source: list, build: Callable[[Source, Config], Dataset]) -> StoredData:
         values_key = repr((config.input, config.model.likelihood))
         key = repr((values_key, config.copies, config.seed, config.ensemble_of))
         if key not in self.sets:
@@ -69,15 +73,16 @@ class Shelf:
     Args:
         source: the cells as read; they go to the object store once.
         build: makes a data set of the source for the settings of a run.
+        pulses: where the keeper leaves signs of life, in case that it is frozen.
     """
 
-    def __init__(self, source: Any, build: Callable[[Any, Config], Dataset]):
+    def __init__(self, source: Source, build: Callable[[Source, Config], Dataset], pulses: Pulses | None = None):
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        # A keeper that was killed comes again, and prepares what it is asked for once more; so it is told of the source
+        # A keeper that has died comes again, and prepares what it is asked for once more; so it is told of the source
         # with every question.
         lasting = {"max_restarts": -1, "max_task_retries": -1}
         keeper: Any = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=here, **lasting)
-        self._keeper: Any = keeper.remote()
+        self._keeper: Any = keeper.remote(pulses)
         self._source, self._build = [ray.put(source)], build
 
     def get(self, config: Config) -> StoredData:
@@ -97,5 +102,8 @@ class Shelf:
         """How many differently prepared matrices are in the store."""
         return ray.get(self._keeper.n_values.remote())
 
-    def close(self) -> None:
+    def __enter__(self) -> "Shelf":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         ray.kill(self._keeper)

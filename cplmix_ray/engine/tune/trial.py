@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,7 +13,7 @@ from cplmix_ray.engine.places import Places, bundle_of
 from cplmix_ray.engine.plan import Plan
 from cplmix_ray.engine.restarts import train_through_losses
 from cplmix_ray.engine.run import Engine
-from cplmix_ray.engine.tune.pulse import beat
+from cplmix_ray.engine.tune.pulse import Pulses
 from cplmix_ray.engine.tune.shelf import Shelf, StoredData
 
 Report = dict[str, Any]
@@ -58,10 +57,10 @@ class TrialActor(tune.Trainable):
     """Steps through the body from report to report. A stopped trial closes the body, which gives its devices back."""
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], body: Body, shelf: Shelf, pulses: Path, patience: float
+        self, config: dict[str, Any], body: Body, shelf: Shelf, pulses: Pulses
     ) -> None:
+        pulses.beat()
         self.body, self.shelf = body, shelf
-        beat(pulses, patience)
         self.point = config["trial"]["point"]
         self.reports: Iterator[Report] | None = None
 
