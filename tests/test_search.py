@@ -331,7 +331,7 @@ def test_population_based_training_ends_as_if_nothing_had_happened(ray_cluster, 
 
     def watch(trials):
         for trial in trials:
-            if "step" in trial.report:
+            if trial.report:
                 reached.setdefault(trial.report["step"], {}).setdefault(trial.name, trial.report["score"])
 
     calm, whole = run_search(spec, source, tmp_path / "whole", show=watch)

@@ -8,6 +8,7 @@ import pytest
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.engine.tune.draws import draw_points
 from cplmix_ray.engine.tune.job import SearchJob
+from cplmix_ray.engine.tune.listener import state_of
 from cplmix_ray.engine.tune.schedulers import scheduler_of
 from cplmix_ray.engine.tune.searchers import searcher_of
 from cplmix_ray.engine.tune.state import History, TrialState
@@ -251,6 +252,33 @@ def test_halving_counts_what_trials_have_reported_before(tmp_path, known):
     assert scheduler.on_trial_result(None, going_on, report_of(20, 0.0)) == "CONTINUE"
 
 
+class Told(Newcomer):
+    """What is looked at of a trial to say how it stands."""
+
+    status = "TERMINATED"
+    config = {"trial": {"point": {"objective.lam": 1.0}}}  # noqa: RUF012
+
+    def __init__(self, **report):
+        super().__init__("0001")
+        self.last_result = {"trial_id": "x", "date": "today", **report}
+
+
+@pytest.mark.parametrize(
+    ("report", "status", "error", "figures"),
+    [
+        ({}, "unfinished", "", False),
+        ({"step": 4, "score": 0.5}, "unfinished", "", True),
+        ({"step": 4, "score": 0.5, "done": True}, "stopped", "", True),
+        ({"step": 9, "score": 0.5, "done": True, "complete": True}, "done", "", True),
+        ({"failed": "No.", "done": True}, "failed", "No.", False),
+    ],
+)
+def test_how_a_trial_stands_is_told_by_its_last_report(report, status, error, figures):
+    """Before the first report, and of a failure, there are no figures, and those of an earlier process stay."""
+    state = state_of(Told(**report))
+    assert (state.status, state.error, bool(state.report)) == (status, error, figures)
+
+
 def test_optuna_learns_from_ended_trials_hands_out_the_others_and_repeats_no_draw(tmp_path):
     pytest.importorskip("optuna")
     spec = spec_of(LAM, trials=6, searcher="optuna")
@@ -274,6 +302,8 @@ def test_optuna_learns_from_ended_trials_hands_out_the_others_and_repeats_no_dra
     assert (goes_on["name"], goes_on["point"]) == ("0002", {"objective.lam": lams[2]})
     new = [resumed.suggest(f"u{number}")["trial"] for number in (1, 2)]
     assert [each["name"] for each in new] == ["0100", "0101"]
+    resumed.on_trial_complete("u1", {"failed": "No.", "done": True})
+    assert [trial.state.name for trial in resumed.optuna._ot_study.get_trials()].count("FAIL") == 2
     assert not any(math.isclose(each["point"]["objective.lam"], lam) for each in new for lam in lams)
 
 

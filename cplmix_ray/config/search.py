@@ -81,7 +81,7 @@ class Search(Section):
     )
     max_concurrent: int | None = Field(None, ge=1, description="Trials at a time; default: as many as devices allow.")
     max_hours: float | None = Field(None, gt=0, description="Stop the search after this many hours; --resume goes on.")
-    trial_failures: int = Field(3, ge=0, description="How often a trial whose process died starts again.")
+    trial_failures: int = Field(3, ge=0, description="How often a trial starts again whose process died.")
     search_seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draws.")
 
     def exchange_every(self, n_steps: int) -> int:

@@ -76,9 +76,7 @@ class Ledger:
     def _told(self, state: TrialState) -> TrialState:
         """With the trial's own words for why it failed, which Ray Tune wraps, or passes on later."""
         failure = read_failure(self.folder.trial(state.name)) if state.status == "failed" else None
-        if failure is None or not (failure.repeats or failure.reason in state.error):
-            return state
-        return replace(state, error=failure.reason)
+        return state if failure is None else replace(state, error=failure.reason)
 
     def _keep(self, state: TrialState) -> None:
         now = (state.status, state.point, state.error)

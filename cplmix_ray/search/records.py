@@ -124,8 +124,7 @@ def read_history(
     if state.report.get("complete") and all(whole_metrics(folder.run(seed), metric) for seed in seeds):
         state = replace(state, status="done")
     elif failure is not None and failure.repeats:
-        told = entry.error if entry is not None and entry.status == "failed" else ""
-        state = replace(state, status="failed", error=told or failure.reason)
+        state = replace(state, status="failed", error=failure.reason)
     elif entry is not None and entry.status == "stopped":
         state = replace(state, status="stopped")
     return History(state, reports), wrong

@@ -46,15 +46,18 @@ class TrialWork:
         return make_plan(config.placement, config.model.n_arms, self.devices)
 
     def __call__(self, trial: Trial) -> Iterator[Report]:
-        """Reports of one trial.
+        """Reports of one trial; the last one of a trial that would fail again in the same way says why.
 
         Raises:
-            InputError, TrainingError: a run failed; why is in the trial's folder too.
+            InputError, TrainingError: a run failed, and may not do so the next time; why is in the trial's folder too.
         """
         folder = SearchFolder(self.out).trial(trial.name)
         failure = read_failure(folder)
         if failure is not None and failure.repeats:
-            raise TrainingError(failure.reason)  # the same settings would fail again at the same step
+            yield {"failed": failure.reason, "done": True}
+            return
+        with contextlib.suppress(OSError):
+            folder.failure.unlink(missing_ok=True)
         try:
             with contextlib.closing(self._runs(trial)) as runs:  # a trial that is stopped gives its devices back
                 for report in runs:
@@ -66,7 +69,9 @@ class TrialWork:
             repeats = isinstance(error, InputError | NonFiniteError) and not refused
             with contextlib.suppress(InputError, TrainingError):
                 write_json(folder.failure, {"reason": str(error), "repeats": repeats})
-            raise
+            if not repeats:
+                raise
+            yield {"failed": str(error), "done": True}
 
     def _runs(self, trial: Trial) -> Generator[Report, None, None]:
         finished: list[dict[str, Any]] = []

@@ -20,6 +20,10 @@ def state_of(trial: TuneTrial, report: dict[str, Any] | None = None, through: bo
         through: Ray Tune is through with it, and will say so of it in a moment.
     """
     report = dict(trial.last_result or {} if report is None else report)
+    if "failed" in report:  # by itself; Ray Tune would start it again
+        return TrialState(str(trial), "failed", dict(trial.config["trial"]["point"]), error=report["failed"])
+    if "step" not in report:  # before the first one, Ray Tune has notes of its own there
+        report = {}
     status = "done" if through else _STATUS.get(trial.status, trial.status.lower())
     if status == "done" and not report.get("complete"):
         # Ray Tune marks the report at which a scheduler ends a trial, and not those of trials under way when all ends.

@@ -75,7 +75,8 @@ class _Optuna(Searcher):
         self.optuna.on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        self.optuna.on_trial_complete(trial_id, result, error)
+        failed = error or "failed" in (result or {})
+        self.optuna.on_trial_complete(trial_id, None if failed else result, failed)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: a search goes on from the records of its trials."""

@@ -17,7 +17,7 @@ from cplmix_ray.engine.tune.pulse import Pulses
 from cplmix_ray.engine.tune.shelf import Shelf, StoredData
 
 Report = dict[str, Any]
-"""What a trial tells: ``step`` (over all its runs), ``score``, ``done``, and other figures."""
+"""What a trial tells: ``step`` (over all its runs), ``score``, ``done``, and other figures; or why it ``failed``."""
 
 
 @dataclass(frozen=True)
