@@ -16,6 +16,7 @@ import scipy.sparse as sp
 
 from cplmix_ray.data.metadata import match_cells, read_metadata
 from cplmix_ray.data.tables import SUFFIXES, no_table, read_header, read_table
+from cplmix_ray.data.text_file import open_text
 from cplmix_ray.errors import InputError
 
 
@@ -101,7 +102,8 @@ def _symbols(path: str, ids: list[str]) -> tuple[list[str], list[str]]:
     if str(beside) == path or not beside.is_file():
         return ids, []
     try:
-        table = pd.read_csv(beside, dtype=str, keep_default_na=False)
+        with open_text(beside, whole=True) as file:
+            table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except Exception as error:
         raise no_table(beside, error) from None
     by = next((name for name in table if set(ids) <= set(table[name])), None)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from cplmix_ray.data.tables import no_table
+from cplmix_ray.data.text_file import open_text
 from cplmix_ray.errors import InputError
 
 _ID = "sample_name"
@@ -57,7 +58,8 @@ def _read(path: str) -> pd.DataFrame:
     if not Path(path).is_file():
         raise InputError(f"There is no file {path}; check the path given to --metadata.")
     try:
-        table = pd.read_csv(path, low_memory=False, sep="\t" if ".tsv" in Path(path).name else ",", index_col=False)
+        with open_text(path, whole=True) as file:
+            table = pd.read_csv(file, low_memory=False, sep="\t" if ".tsv" in Path(path).name else ",", index_col=False)
     except Exception as error:
         raise no_table(path, error) from None
     if not len(table) or not len(table.columns):

@@ -2,16 +2,16 @@
 
 import contextlib
 import csv
-import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from cplmix_ray.data.free_memory import free_memory
+from cplmix_ray.data.text_file import open_text
 from cplmix_ray.errors import InputError
 
 CHUNK_VALUES = 20_000_000
@@ -35,6 +35,8 @@ class Table:
 
 def no_table(path: str | Path, error: Exception) -> InputError:
     """What to say of a file that is no table; pandas and gzip raise many kinds, which mean the same to a user."""
+    if isinstance(error, InputError):
+        return error
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return InputError(f"Cannot read {path} as a CSV file ({reason}).")
 
@@ -46,7 +48,7 @@ def read_header(path: str) -> list[str]:
         InputError: the file is missing, empty or no table.
     """
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             lines = csv.reader(file, delimiter=_separator(path))
             header, first = next(lines, []), next(lines, [])
     except Exception as error:
@@ -61,15 +63,22 @@ def read_table(path: str, keep_column: np.ndarray) -> Table:
     """Read the wanted part of a matrix.
 
     Raises:
-        InputError: a value is no number, a line is too long, or the file ends early.
+        InputError: a value is no number, a line is too long, the file ends early, or there is not the memory for it.
     """
     columns = read_header(path)
     wanted = [name for name, keep in zip(columns, keep_column, strict=True) if keep]
     rows: list[str] = []
-    parts = []
+    parts: list[sp.csr_matrix] = []
+    n_bytes = 0
     for names, values in _pieces(path, columns):
         rows += names
         parts.append(sp.csr_matrix(values[:, keep_column]))
+        n_bytes += parts[-1].data.nbytes + parts[-1].indices.nbytes + parts[-1].indptr.nbytes
+        if n_bytes > free_memory():  # the parts are put together in the end
+            raise InputError(
+                f"{path} does not fit into memory: {n_bytes / 2**30:,.1f} GB are taken by its first {len(rows):,} "
+                f"lines, and less is free; write it as a sparse .h5ad, which can stay on disk."
+            )
     return Table(wanted, rows, sp.vstack(parts, format="csr"))
 
 
@@ -78,7 +87,7 @@ def _pieces(path: str, columns: list[str]) -> Iterator[tuple[list[str], np.ndarr
     size = max(1, CHUNK_VALUES // len(columns))
     done = 0
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             file.readline()
             kinds = {0: str, **dict.fromkeys(range(1, len(columns) + 1), np.float32)}
             options = {"header": None, "names": range(len(columns) + 1), "sep": _separator(path), "index_col": False}
@@ -98,7 +107,7 @@ def _pieces(path: str, columns: list[str]) -> Iterator[tuple[list[str], np.ndarr
 
 def _not_a_number(path: str, columns: list[str], first: int) -> str | None:
     """A sentence that names the first value that is none, among the lines after the first ones."""
-    with _open(path) as file:
+    with open_text(path) as file:
         lines = csv.reader(file, delimiter=_separator(path))
         for at, line in enumerate(lines):
             if at <= first:
@@ -110,12 +119,6 @@ def _not_a_number(path: str, columns: list[str], first: int) -> str | None:
                         f"matrix may hold nothing but names and numbers."
                     )
     return None
-
-
-def _open(path: str) -> IO[str]:
-    if path.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return Path(path).open(encoding="utf-8-sig", newline="")
 
 
 def _separator(path: str) -> str:

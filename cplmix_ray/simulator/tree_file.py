@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cplmix_ray.data.text_file import open_text
 from cplmix_ray.errors import InputError
 from cplmix_ray.simulator.tree import Tree
 
@@ -51,7 +52,10 @@ def _read(path: str) -> pd.DataFrame:
     if not Path(path).is_file():
         raise InputError(f"There is no file {path}; check the path given to --tree.")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        with open_text(path, whole=True) as file:
+            table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except InputError:
+        raise
     except Exception as error:  # pandas raises many kinds, which mean the same to a user
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"Cannot read the tree {path} as a CSV file ({reason}).") from None
