@@ -3,8 +3,9 @@
     python tests/endurance.py MINUTES [SEED]
 
 Prints a line for every run and search, then what became of all as a line of JSON: what was done to them, whether each
-run ended with the weights that it has when nobody disturbs it and each search with all its rows, and how memory, open
-files, threads, processes and what Ray holds stood after the first round and at the end.
+run ended with the weights that it has when nobody disturbs it and each search (one in two of them population based)
+with all its rows, and how memory, open files, threads, processes and what Ray holds stood after the first round and at
+the end.
 """
 
 import csv
@@ -47,6 +48,12 @@ SEARCH = {
     # With the third learning rate the numbers overflow, and the trial fails by itself.
     "space": {"training.lr": {"grid": [1e-3, 3e-3, 1e30]}, "objective.lam": {"grid": [0.5, 2.0]}},
     "search": {"trial_failures": 6},
+}
+# Four trials that exchange weights three times.
+POPULATION = {
+    "run": SEARCH["run"],
+    "space": {"training.lr": {"choice": [1e-3, 2e-3, 4e-3]}, "objective.beta": {"loguniform": [0.1, 10]}},
+    "search": {"trials": 4, "scheduler": "pbt", "perturb_every": 100, "trial_failures": 20},
 }
 
 
@@ -126,11 +133,13 @@ def train(out: Path, data: Any, config: Config) -> tuple[dict[int, dict[str, tor
     return checkpoint.arms, outcome.metrics
 
 
-def search(out: Path, source: Any) -> list[tuple[str, str, str]]:
-    """Rows of a search: trial, how it ended, score."""
-    conduct_search(SearchConfig.model_validate(SEARCH), source, SearchFolder(out), lambda *_: None, lambda _: None)
+def search(out: Path, source: Any, spec: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Rows of a search: trial, how it ended, score, point."""
+    conduct_search(SearchConfig.model_validate(spec), source, SearchFolder(out), lambda *_: None, lambda _: None)
     with open(out / "results.csv", newline="") as file:
-        return [(row["trial"], row["status"], row["score"]) for row in csv.DictReader(file)]
+        return [
+            tuple(row[name] for name in ("trial", "status", "score", *spec["space"])) for row in csv.DictReader(file)
+        ]
 
 
 def same(one: dict, other: dict) -> bool:
@@ -145,7 +154,7 @@ def main(minutes: float, seed: int) -> None:
     told |= {"other_weights": 0, "other_rows": 0}
     with tempfile.TemporaryDirectory() as scratch, ray_session(None):
         whole, _ = train(Path(scratch) / "whole", data, config)
-        rows: list[tuple[str, str, str]] = []
+        rows: dict[str, list[tuple[str, ...]]] = {}
         told["first"], number, begun = settled(), 0, time.monotonic()
         while time.monotonic() - begun < 60 * minutes:
             number += 1
@@ -159,13 +168,15 @@ def main(minutes: float, seed: int) -> None:
                     told[name] + metrics[name] for name in ("restarts", "lost_steps")
                 )
             else:
-                rows = rows or search(Path(scratch) / "rows", source)
+                kind, spec = ("population", POPULATION) if number % 2 else ("search", SEARCH)
+                if kind not in rows:
+                    rows[kind] = search(Path(scratch) / kind, source, spec)
                 with Trouble(luck, ("ray::TrialActor", "ResourceTrainable"), (signal.SIGKILL,), (6, 20)) as trouble:
-                    found = search(out, source)
+                    found = search(out, source, spec)
                 told["searches"] += 1
-                told["other_rows"] += found != rows
-                for row in sorted({*found} ^ {*rows}):
-                    print(number, "now" if row in found else "undisturbed", *row, flush=True)
+                told["other_rows"] += found != rows[kind]
+                for row in sorted({*found} ^ {*rows[kind]}):
+                    print(number, kind, "now" if row in found else "undisturbed", *row, flush=True)
             shutil.rmtree(out)
             told["killed"] += trouble.done.count(signal.SIGKILL)
             told["frozen"] += trouble.done.count(signal.SIGSTOP)

@@ -94,7 +94,7 @@ def joins(address: str, home: Path, token: str) -> bool:
 
 
 @pytest.mark.slow
-def test_a_run_of_its_own_listens_to_this_machine_alone_asks_for_the_token_and_leaves_it_nowhere(home):
+def test_a_run_of_its_own_listens_to_this_machine_alone_asks_for_the_token_and_leaves_it_nowhere(home, fault_row):
     process = start(home)
     try:
         seen, control = watch(process, home / "run")
@@ -118,6 +118,8 @@ def test_a_run_of_its_own_listens_to_this_machine_alone_asks_for_the_token_and_l
     assert any(path.suffix in (".log", ".out", ".err") for path in files)
     assert secret not in said
     assert [path for path in files if secret.encode() in path.read_bytes()] == []
+    made = f"{len(seen)} addresses listened at; another process with another token; {len(files)} files searched"
+    fault_row("doors of a run's own Ray", made, 1, "127.0.0.1 alone, refused, the token in none of them")
 
 
 @pytest.mark.parametrize("address", ["s3://key:secret@bucket/folder", "s3://key@bucket", "gs://a:b@bucket?region=x"])

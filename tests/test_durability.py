@@ -683,7 +683,7 @@ def test_a_driver_of_actors_killed_again_and_again_takes_its_ray_along(tmp_path,
     ],
     ids=["actors to packed", "packed to actors", "2 actors of 2 to packed"],
 )
-def test_a_checkpoint_on_disk_does_not_know_the_layout(ray_cluster, data, tmp_path, n_arms, first, second):
+def test_a_checkpoint_on_disk_does_not_know_the_layout(ray_cluster, data, tmp_path, fault_row, n_arms, first, second):
     config = config_of(n_arms)
     half = config.model_copy(update={"training": config.training.model_copy(update={"max_steps": STEPS // 2})})
     write_checkpoint(
@@ -695,3 +695,6 @@ def test_a_checkpoint_on_disk_does_not_know_the_layout(ray_cluster, data, tmp_pa
     for name, values in rest[0].items():
         np.testing.assert_allclose(values, expected[0][name][STEPS // 2 :], rtol=1e-4, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(rest[1][-1].log_q_ank, expected[1][-1].log_q_ank, rtol=1e-4, atol=1e-4)
+    layouts = " to ".join(f"{len(arms)} worker{'s' if len(arms) > 1 else ''}" for arms in (first, second))
+    made = f"resumed from the disk: {layouts}"
+    fault_row(f"another layout, {n_arms} arms", made, 1, "losses and posteriors equal")

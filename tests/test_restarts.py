@@ -160,7 +160,7 @@ def test_of_three_workers_the_one_that_is_silent_is_named(found, silent, words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nodes", [3, 2], ids=["a spare node", "no spare node"])
-def test_a_killed_node_is_survived(nodes):
+def test_a_killed_node_is_survived(nodes, fault_row):
     """Ray's own cluster of several nodes on this machine, in a process of its own.
 
     Without a spare node the arms are packed from the loss on. Their numbers then differ by rounding, which training
@@ -180,3 +180,6 @@ def test_a_killed_node_is_survived(nodes):
     else:
         assert len(seen["nodes_after"]) == 1 and "0+1" in seen["moved"][0]
     assert seen["posterior_difference"] < 1e-3 and seen["same_categories"]
+    made = "a node of a Ray of several nodes on one machine is removed"
+    happened = "goes on on another node; weights bitwise" if nodes == 3 else "arms packed on the node that is left"
+    fault_row("machine", made, 1, happened, None, None)
