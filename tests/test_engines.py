@@ -74,7 +74,7 @@ def assert_same_run(one, other):
         (2, [(0,), (1,)], {}),
         (4, [(0, 1), (2, 3)], {}),
         pytest.param(3, [(0, 1), (2,)], {}, marks=pytest.mark.slow),
-        (2, [(0,), (1,)], {"shared_parameters": True}),
+        pytest.param(2, [(0,), (1,)], {"shared_parameters": True}, marks=pytest.mark.slow),
         pytest.param(
             2, [(0,), (1,)], {"state_given_category": False, "likelihood": "gaussian"}, marks=pytest.mark.slow
         ),
@@ -112,6 +112,7 @@ def test_another_seed_gives_another_run(data):
     assert not np.allclose(run(config, data, (0, 1))[0]["distance"], run(other, data, (0, 1))[0]["distance"])
 
 
+@pytest.mark.slow
 def test_a_run_on_actors_goes_on_packed_and_back(ray_cluster, data):
     """A checkpoint does not know the layout."""
     config = config_of(2)

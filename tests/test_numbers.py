@@ -66,7 +66,7 @@ def test_whatever_tensor_of_an_arm_is_poisoned_that_arm_is_named(data, fault_row
     )
 
 
-@pytest.mark.parametrize("engine", ["packed", "actors"])
+@pytest.mark.parametrize("engine", ["packed", pytest.param("actors", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "said"),
     [

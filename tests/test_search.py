@@ -457,6 +457,7 @@ def test_a_folder_from_somebody_else_runs_no_code(finished, source, tmp_path):
     assert made.exists(), "these pickles would do no harm to anybody"
 
 
+@pytest.mark.slow
 def test_a_frozen_process_is_ended_and_others_are_not(tmp_path):
     from cplmix_ray.engine.tune.pulse import Pulses
 
