@@ -2,7 +2,8 @@
 
 import csv
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -44,6 +45,27 @@ def ray_cluster():
     )
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Callable[[Path, int], None]]:
+    """Mounts a small file system at a folder, or changes it: its kilobytes, or whether it can be written to."""
+    mounted: list[Path] = []
+
+    def mount(place: Path, kilobytes: int, *options: str) -> None:
+        again = ["remount"] if place in mounted else []
+        place.mkdir(parents=True, exist_ok=True)
+        option = ",".join([*again, f"size={kilobytes}k", *options])
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", place], capture_output=True, text=True)
+        if done.returncode and not mounted:
+            pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stderr
+        if place not in mounted:
+            mounted.append(place)
+
+    yield mount
+    for place in reversed(mounted):
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 _FAULT_COLUMNS = ("fault", "made", "times", "happened", "steps_lost", "seconds")

@@ -6,10 +6,9 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import anndata
@@ -18,6 +17,7 @@ import pytest
 import test_engines
 import torch
 from bitwise import assert_bitwise
+from disks import fill
 from killable import NEVER, Child, Kill, replace_trees, run_train, sample, write_checkpoints, write_config_and_metrics
 from processes import family_of, still_there
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -341,35 +341,6 @@ def test_a_save_that_was_killed_can_be_done_again(tmp_path):
 
 
 # Full disks
-
-
-@pytest.fixture
-def disk(tmp_path) -> Iterator[Callable[[Path, int], None]]:
-    """Mounts a small file system at a folder, or changes it: its kilobytes, or whether it can be written to."""
-    mounted: list[Path] = []
-
-    def mount(place: Path, kilobytes: int, *options: str) -> None:
-        again = ["remount"] if place in mounted else []
-        place.mkdir(parents=True, exist_ok=True)
-        option = ",".join([*again, f"size={kilobytes}k", *options])
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", place], capture_output=True, text=True)
-        if done.returncode and not mounted:
-            pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
-        assert done.returncode == 0, done.stderr
-        if place not in mounted:
-            mounted.append(place)
-
-    yield mount
-    for place in reversed(mounted):
-        subprocess.run(["umount", "-l", place], check=True)
-
-
-def fill(folder: Path, but: int = 0) -> Path:
-    """A file that takes all room but some kilobytes."""
-    ballast = folder / "ballast"
-    room = os.statvfs(folder)
-    ballast.write_bytes(bytes(max(0, room.f_bavail * room.f_frsize - 1024 * but)))
-    return ballast
 
 
 def start(out: Path, *words: str, kill: Kill = NEVER) -> Child:

@@ -12,6 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.engine.tune import population as here
 from cplmix_ray.engine.tune.job import SearchJob
 from cplmix_ray.engine.tune.schedulers import scheduler_of
 from cplmix_ray.engine.tune.state import Exchange, Move, TrialState
@@ -46,7 +47,7 @@ MOVE = Move("0000", "0001", 10, {"objective.lam": 2.5, "training.lr": 1e-3})
 class Controller:
     """Trials as Ray Tune's controller shows them to a scheduler; those it is told to run report at once."""
 
-    search_alg = None
+    search_alg, patient = None, False
 
     def __init__(self, scheduler, n_trials: int, failing: dict[str, int] | None = None):
         self.scheduler, self.failing, self.order = scheduler, failing or {}, []
@@ -61,6 +62,8 @@ class Controller:
         """Run all trials to their end, each for ten steps whenever it is chosen; none may be left waiting."""
         while any(not trial.is_finished() for trial in self.trials):
             trial = self.scheduler.choose_trial_to_run(self)
+            if trial is None and self.patient:
+                continue
             assert trial is not None, "all wait for ever"
             trial.step += 10
             self.order.append((str(trial), trial.step))
@@ -99,7 +102,7 @@ class Runner:
         self.config = config
 
 
-def population(tmp_path, kept: list, at: int = 0, search_seed: int = 5):
+def population(kept: list, keep=None, say=lambda line: None, at: int = 0, search_seed: int = 5):
     return scheduler_of(
         SearchJob(
             space=SPEC.space,
@@ -111,17 +114,17 @@ def population(tmp_path, kept: list, at: int = 0, search_seed: int = 5):
             trials=[],
             n_more=0,
             name_trial=lambda: "",
-            folder=tmp_path,
             patience=60.0,
             exchanged_at=at,
-            keep_exchange=kept.append,
+            keep_exchange=keep or kept.append,
+            say=say,
         )
     )
 
 
 def test_all_come_to_an_exchange_before_any_goes_on_and_the_worse_take_from_the_better(tmp_path):
     kept = []
-    controller = Controller(population(tmp_path, kept), 8)
+    controller = Controller(population(kept), 8)
     controller.go_on(50)
     assert [step for _, step in controller.order] == sorted(step for _, step in controller.order)
     assert [exchange.step for exchange in kept] == [10, 20, 30, 40]
@@ -142,7 +145,7 @@ def test_all_come_to_an_exchange_before_any_goes_on_and_the_worse_take_from_the_
 @pytest.mark.parametrize("failing", [{"0003": 10}, {"0000": 20}, {"0001": 10, "0002": 30, "0003": 40}])
 def test_a_trial_that_fails_leaves_none_waiting(tmp_path, failing):
     kept = []
-    controller = Controller(population(tmp_path, kept), 4, failing)
+    controller = Controller(population(kept), 4, failing)
     controller.go_on(50)
     assert [exchange.step for exchange in kept] == [10, 20, 30, 40]
     for exchange in kept:
@@ -156,7 +159,7 @@ def test_the_seed_of_the_search_decides_and_the_process_draws_as_before(tmp_path
         random.seed(1)
         np.random.seed(1)  # noqa: NPY002
         kept = []
-        Controller(population(tmp_path, kept, search_seed=seed), 8).go_on(50)
+        Controller(population(kept, search_seed=seed), 8).go_on(50)
         drawn.append(kept)
         assert random.random() == random.Random(1).random()
         assert np.random.rand() == np.random.RandomState(1).rand()  # noqa: NPY002
@@ -165,8 +168,8 @@ def test_the_seed_of_the_search_decides_and_the_process_draws_as_before(tmp_path
 
 def test_a_search_that_goes_on_makes_the_exchanges_that_the_whole_one_makes(tmp_path):
     whole, rest = [], []
-    Controller(population(tmp_path, whole), 4).go_on(50)
-    resumed = Controller(population(tmp_path, rest, at=20), 4)
+    Controller(population(whole), 4).go_on(50)
+    resumed = Controller(population(rest, at=20), 4)
     for trial in resumed.trials:
         points = [move.point for exchange in whole[:2] for move in exchange.moves if move.name == str(trial)]
         trial.step, trial.config = 20, {"trial": {"name": str(trial), "point": points[-1] if points else dict(POINT)}}
@@ -176,7 +179,7 @@ def test_a_search_that_goes_on_makes_the_exchanges_that_the_whole_one_makes(tmp_
 
 def test_one_that_came_by_without_a_checkpoint_is_waited_for_at_its_next_step(tmp_path):
     kept = []
-    scheduler = population(tmp_path, kept)
+    scheduler = population(kept)
     controller = Controller(scheduler, 2)
     ahead, behind = controller.trials
     ahead.step = 10  # it could not save at the first exchange, and reports at the second one
@@ -184,6 +187,24 @@ def test_one_that_came_by_without_a_checkpoint_is_waited_for_at_its_next_step(tm
     assert kept[0].step == 20
     assert [exchange.step for exchange in kept][1:] == [30, 40, 50]
     assert behind.status == ahead.status == "TERMINATED"
+
+
+def test_an_exchange_that_the_disk_refuses_is_waited_for_and_comes_out_the_same(monkeypatch):
+    monkeypatch.setattr(here, "_PAUSE", 0.01)
+    whole, kept, said, refusals = [], [], [], [2, 0, 1, 0]
+    Controller(population(whole), 4).go_on(50)
+
+    def keep(exchange):
+        if refusals[len(kept)]:
+            refusals[len(kept)] -= 1
+            raise DiskError("Full.")
+        kept.append(exchange)
+
+    controller = Controller(population(kept, keep=keep, say=said.append), 4)
+    controller.patient = True
+    controller.go_on(50)
+    assert kept == whole and not any(refusals)
+    assert said == ["Full. Until then all trials wait for the exchange."] * 2, "once for each exchange"
 
 
 # Their record

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import psutil
 import pytest
 import torch
 from bitwise import assert_bitwise
+from disks import fill
 from processes import trial_processes, workers_of
 from search_driver import start_beating
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -27,6 +29,7 @@ from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.data.dataset import build_dataset, read_source
 from cplmix_ray.engine.plan import Devices, make_plan
 from cplmix_ray.engine.tune.trial import bundles_of
+from cplmix_ray.errors import DiskError
 from cplmix_ray.run.model import TrainedModel
 from cplmix_ray.search.conduct import conduct_search
 from cplmix_ray.search.folder import SearchFolder
@@ -271,31 +274,41 @@ def test_a_trial_whose_process_is_lost_goes_on_from_its_checkpoint(undisturbed, 
 
 
 @pytest.mark.slow
-def test_whatever_stands_still_as_a_trial_begins_is_ended(ray_cluster, source, tmp_path, fault_row):
+def test_whatever_stands_still_as_a_trial_begins_is_ended(ray_cluster, source, tmp_path, fault_row, monkeypatch):
     """A trial's process before its first sign of life, and when another takes its place, the keeper of the data."""
     patience = 6.0
     spec = spec_of({"model.n_arms": {"choice": [1]}}, trials=1, trial_failures=1)
     placement = spec.run.placement.model_copy(update={"collective_timeout": patience})
     spec = spec.model_copy(update={"run": spec.run.model_copy(update={"placement": placement})})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder, stopped, over = SearchFolder(tmp_path / "out"), [], threading.Event()
 
     def strike():
-        stop(lambda: trial_processes(os.getpid()))
-        assert not heard(stopped[0].pid), "it had begun"
+        # A new worker of Ray is called idle until it has loaded what it is to run; the keeper has by then.
+        until(lambda: keepers() and heard(keepers()[0]))
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            for pid in workers_of(os.getpid(), "ray::IDLE"):
+                stop(pid)
+        assert stopped and not any(heard(pid) for pid in trial_processes(os.getpid())), "the trial has begun"
         until(lambda: any(heard(pid) for pid in trial_processes(os.getpid())))
-        stop(lambda: workers_of(os.getpid(), "ray::_Keeper"))
+        stop(keepers()[0])
 
-    def stop(find):
-        until(find)
-        stopped.append(psutil.Process(find()[0]))
-        stopped[-1].suspend()
+    def keepers():
+        return workers_of(os.getpid(), "ray::_Keeper")
+
+    def stop(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            process.suspend()
+            stopped.append(process)
 
     def until(find):
         while not find():
             assert not over.wait(0.002), "the search ended before"
 
     def heard(pid):
-        return (folder.tune / "pulses" / str(pid)).exists()
+        return any(tmp_path.glob(f"cplmix-search-*/pulses/{pid}"))
 
     with ThreadPoolExecutor(1) as beside:
         hits = beside.submit(strike)
@@ -306,11 +319,41 @@ def test_whatever_stands_still_as_a_trial_begins_is_ended(ray_cluster, source, t
             over.set()
         hits.result()
     assert [trial.status for trial in findings.trials] == ["done"]
-    assert not any(process.is_running() for process in stopped)
+    assert psutil.wait_procs(stopped, timeout=2 * patience)[1] == []
     assert time.monotonic() - begun > 2.5 * patience
     assert wait_for_everything(ray_cluster)
     made = f"SIGSTOP, with --collective-timeout {patience:g}"
     fault_row("search: process of a trial before it begins, and that of the data", made, 2, "the trial is done")
+
+
+@pytest.mark.slow
+def test_a_disk_that_stays_full_ends_the_search_with_a_sentence_and_nothing_is_lost(
+    ray_cluster, source, tmp_path, disk, fault_row
+):
+    spec = spec_of({"objective.lam": {"grid": [0.5, 2.0]}}, trial_failures=1)
+    model = spec.run.model.model_copy(update={"n_arms": 1})
+    spec = spec.model_copy(update={"run": spec.run.model_copy(update={"model": model})})
+    run_search(spec, source, tmp_path / "whole")
+    disk(tmp_path / "disk", 40_000)
+    folder, said = SearchFolder(tmp_path / "disk" / "out"), []
+
+    def show(trials):
+        if any(trial.report for trial in trials) and not ballast:
+            ballast.append(fill(tmp_path / "disk"))
+
+    ballast: list = []
+    with pytest.raises(DiskError, match=r"Cannot write .*No space left on device.*--resume"):
+        conduct_search(spec, source, folder, lambda *told: None, show, said.append)
+    assert len(said) == 1 and "The search goes on, and writes it when it can." in said[0]
+    ballast[0].unlink()
+    findings, _ = run_search(spec, source, folder.path)
+    assert [trial.status for trial in findings.trials] == ["done", "done"]
+    same = ("trial", "status", "objective.lam", "score", "step", "acc", "reconstruction", "error")
+    for row, whole in zip(rows_of(folder), rows_of(SearchFolder(tmp_path / "whole")), strict=True):
+        assert {name: row[name] for name in same} == {name: whole[name] for name in same}
+    assert (folder.best / "result.h5ad").exists() and wait_for_everything(ray_cluster)
+    made = "a small tmpfs, filled after the first report for good"
+    fault_row("search: full disk", made, 1, "a sentence at the end; resumed with the rows of the undisturbed search", 4)
 
 
 class Stop(Exception):
@@ -438,7 +481,7 @@ def test_a_folder_from_somebody_else_runs_no_code(finished, source, tmp_path):
     harm = pickle.dumps(Harm(made))
     hexed = {"_type": "CLOUDPICKLE_FALLBACK", "value": harm.hex()}
     state = {"trial_data": [[json.dumps(hexed), json.dumps(hexed)]], "runner_data": hexed, "stats": hexed}
-    tunes = [folder.path / "tune", folder.tune, folder.tune / "search"]
+    tunes = [folder.path / "tune", folder.path / "tune" / "search"]
     (step,) = trial.run(1).checkpoints.glob("step-*12")
     for place in (folder.path, *tunes, *(tune / "0000" for tune in tunes), trial.path, trial.run(1).path, step):
         place.mkdir(parents=True, exist_ok=True)
@@ -448,7 +491,6 @@ def test_a_folder_from_somebody_else_runs_no_code(finished, source, tmp_path):
     findings, _ = run_search(spec, source, folder.path)
     assert [trial.status for trial in findings.trials] == ["done", "done"]
     assert not made.exists(), "code of the folder was run"
-    assert not folder.tune.exists()
 
     from ray.tune import Tuner
 

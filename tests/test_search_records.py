@@ -1,7 +1,11 @@
 """What a search goes on from: records of its trials in plain text, whole, damaged, or made to do harm."""
 
+import errno
 import json
 import math
+import os
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -12,8 +16,10 @@ from cplmix_ray.engine.tune.listener import state_of
 from cplmix_ray.engine.tune.schedulers import scheduler_of
 from cplmix_ray.engine.tune.searchers import searcher_of
 from cplmix_ray.engine.tune.state import History, TrialState
-from cplmix_ray.errors import InputError, TrainingError
+from cplmix_ray.errors import DiskError, InputError, TrainingError
 from cplmix_ray.search.folder import SearchFolder
+from cplmix_ray.search.hparams import write_hparams
+from cplmix_ray.search.ledger import Ledger
 from cplmix_ray.search.records import append_report, read_history, read_reports, write_entry
 from cplmix_ray.search.rest import rest_of
 from cplmix_ray.search.sealed import seal
@@ -199,6 +205,57 @@ def test_a_report_that_cannot_be_written_is_no_lasting_failure(tmp_path):
         append_report(trial, report_of(1, 0.5))
 
 
+def test_rows_that_the_disk_refuses_are_written_later_and_the_last_ones_must_be(tmp_path):
+    folder, said, shown = SearchFolder(tmp_path), [], []
+    ledger = Ledger(folder, ["objective.lam"], shown.append, say=said.append)
+    first = TrialState("0000", "running", {"objective.lam": 1.0}, report_of(4, 0.5))
+    ledger([first])
+    before = folder.results.read_text()
+    folder.results.unlink()
+    folder.results.mkdir()
+    (folder.results / "in the way").touch()
+    done = [replace(first, status="done"), replace(first, name="0001", status="waiting", report={})]
+    for _ in range(3):
+        ledger(done)
+    assert (
+        len(said) == 1
+        and "results.csv" in said[0]
+        and said[0].endswith("The search goes on, and writes it when it can.")
+    )
+    with pytest.raises(InputError, match=r"results\.csv"):
+        ledger.close(done)
+    shutil.rmtree(folder.results)
+    ledger(done)
+    assert len(said) == 2 and len(shown) == 5
+    rows = folder.results.read_text().splitlines()
+    assert (
+        rows[0] == before.splitlines()[0]
+        and rows[1].startswith("0000,done,1.0,0.5")
+        and rows[2].startswith("0001,waiting")
+    )
+    assert read_history(spec_of(LAM, trials=2), folder.trial("0000"), "acc", None)[0].state.point == {
+        "objective.lam": 1.0
+    }
+
+
+def test_a_page_of_settings_gives_way_to_the_next_only_when_that_is_written(tmp_path):
+    state = TrialState("0000", "stopped", {"objective.lam": 1.0}, report_of(4, 0.5))
+    write_hparams(tmp_path, state)
+    (old,) = tmp_path.iterdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "write", no_room)
+        with pytest.raises(DiskError, match="Scalars for TensorBoard cannot be written"):
+            write_hparams(tmp_path, replace(state, status="done"))
+    assert list(tmp_path.iterdir()) == [old]
+    write_hparams(tmp_path, replace(state, status="done"))
+    (new,) = tmp_path.iterdir()
+    assert new != old
+
+
+def no_room(*args):
+    raise OSError(errno.ENOSPC, "")
+
+
 # What a new scheduler and a new searcher know
 
 
@@ -215,7 +272,6 @@ def job_of(spec: SearchConfig, history: list[History], tmp_path) -> SearchJob:
         trials=going_on,
         n_more=n_more,
         name_trial=lambda: next(names),
-        folder=tmp_path,
         patience=60.0,
         history=history,
     )

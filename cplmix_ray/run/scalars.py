@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cplmix_ray.durable import why
 
@@ -46,6 +47,10 @@ class ScalarFile:
             self._add(step=step, summary=self._summary(value=summary))
         if time.monotonic() - self._tried > _FLUSH_SECONDS:
             self.flush()
+
+    def add_summary(self, summary: Any) -> None:
+        """Keep a summary of another kind, as TensorBoard's plug-ins define them."""
+        self._add(step=0, summary=summary)
 
     def flush(self) -> None:
         """Write what was kept, so that it survives this process."""

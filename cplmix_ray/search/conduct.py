@@ -54,7 +54,7 @@ def conduct_search(
     Args:
         announce: told the metric, the plans that trials can have, the devices, and the steps of one run.
         show: told the trials after every change.
-        say: told of damaged records of a search that is resumed, a line each.
+        say: told of damaged records of a search that is resumed, and of what the disk refuses, a line each.
 
     Raises:
         InputError: the space, the data or the devices do not allow the search, or the folder is that of an older
@@ -76,12 +76,12 @@ def conduct_search(
         rest = rest_of(spec, folder, metric, say)
         save_search(spec, folder.spec)
         announce(metric, plans, devices, n_steps)
-        ledger = Ledger(folder, list(spec.space), show, [history.state for history in rest.history])
+        ledger = Ledger(folder, list(spec.space), show, [history.state for history in rest.history], say)
         if rest.history:
             ledger([])
         if rest.trials or rest.n_more:
             stack.enter_context(ray_session(address))
-            _run(work, rest, source, folder, ledger)
+            _run(work, rest, source, folder, ledger, say)
     trials = ledger.trials
     best = best_of(trials, MODES[metric])
     if best is None:
@@ -91,7 +91,14 @@ def conduct_search(
     return Findings(trials, best, seed, metric)
 
 
-def _run(work: TrialWork, rest: Rest, source: Source, folder: SearchFolder, ledger: Ledger) -> None:
+def _run(
+    work: TrialWork,
+    rest: Rest,
+    source: Source,
+    folder: SearchFolder,
+    ledger: Ledger,
+    say: Callable[[str], None],
+) -> None:
     """Run what is left; Ray must be connected."""
     job = SearchJob(
         space=work.spec.space,
@@ -103,14 +110,14 @@ def _run(work: TrialWork, rest: Rest, source: Source, folder: SearchFolder, ledg
         trials=rest.trials,
         n_more=rest.n_more,
         name_trial=folder.next_trial,
-        folder=folder.tune,
         patience=work.spec.run.placement.collective_timeout,
         history=rest.history,
         exchanged_at=rest.exchanged_at,
         keep_exchange=functools.partial(keep_exchange, folder),
+        say=say,
     )
     # Data sets are built in an actor, whose present folder may be another one.
-    ledger(run_search(job, source, functools.partial(build_dataset, root=Path.cwd()), ledger))
+    ledger.close(run_search(job, source, functools.partial(build_dataset, root=Path.cwd()), ledger))
 
 
 def check_search(spec: SearchConfig, source: Source) -> str:

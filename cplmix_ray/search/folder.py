@@ -29,7 +29,7 @@ class SearchFolder:
     """Paths of a search: search.yaml, results.csv, figure.png, best/, tensorboard/, trials/, and of population based
     training exchanges.jsonl.
 
-    While it runs, .tune/ is for Ray Tune; nothing is read from it, nor from the tune/ of an older version.
+    Nothing is read from the tune/ of an older version.
     """
 
     def __init__(self, path: str | Path):
@@ -41,7 +41,6 @@ class SearchFolder:
         self.tensorboard = self.path / "tensorboard"
         self.trials = self.path / "trials"
         self.exchanges = self.path / "exchanges.jsonl"
-        self.tune = self.path.resolve() / ".tune"
         self.older = self.path / "tune"
 
     def trial(self, name: str) -> TrialFolder:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cplmix_ray.engine.tune.state import TrialState
+from cplmix_ray.errors import DiskError, InputError
 from cplmix_ray.run.folder import write_whole
 from cplmix_ray.search.folder import SearchFolder
 from cplmix_ray.search.hparams import write_hparams
@@ -39,6 +40,7 @@ class Ledger:
         names: the searched settings, in the order of their columns.
         show: told the states after every change.
         before: trials that an earlier process has started; their rows stay whatever happens.
+        say: told once when the files cannot be written, and once when they can be again.
     """
 
     def __init__(
@@ -47,11 +49,14 @@ class Ledger:
         names: Sequence[str],
         show: Callable[[Sequence[TrialState]], None],
         before: Sequence[TrialState] = (),
+        say: Callable[[str], None] = lambda line: None,
     ):
-        self.folder, self.names, self.show = folder, tuple(names), show
+        self.folder, self.names, self.show, self.say = folder, tuple(names), show, say
         self.states = {state.name: state for state in before}
         self.told: dict[str, str] = {}
+        self.news: set[str] = set()
         self.kept: dict[str, tuple] = {}
+        self.refused = False
 
     @property
     def trials(self) -> list[TrialState]:
@@ -59,19 +64,48 @@ class Ledger:
         return [self.states[name] for name in sorted(self.states)]
 
     def __call__(self, trials: Sequence[TrialState]) -> None:
+        """Take the news in; what the disk refuses is kept in mind, and written after the next news."""
+        self._hear(trials)
+        try:
+            self._write()
+        except (InputError, DiskError) as error:
+            if not self.refused:
+                self.say(f"{error} The search goes on, and writes it when it can.")
+            self.refused = True
+        else:
+            if self.refused:
+                self.say(f"What there was to write for the search is written to {self.folder.path}.")
+            self.refused = False
+        self.show(self.trials)
+
+    def close(self, trials: Sequence[TrialState]) -> None:
+        """Take the last news in.
+
+        Raises:
+            InputError, DiskError: they cannot be written.
+        """
+        self._hear(trials)
+        self._write()
+        self.show(self.trials)
+
+    def _hear(self, trials: Sequence[TrialState]) -> None:
         for state in map(self._told, trials):
             earlier = self.states.get(state.name)
             # Before a trial that goes on has told anything new, what it had reached stands.
             self.states[state.name] = (
                 state if state.report or earlier is None else replace(state, report=earlier.report)
             )
-            self._keep(state)
+            self.news.add(state.name)
+
+    def _write(self) -> None:
+        for name in sorted(self.news):
+            self._keep(self.states[name])
+        self.news.clear()
         for state in self.trials:
             if state.ended and self.told.get(state.name) != state.status:
                 write_hparams(self.folder.trial(state.name).tensorboard, state)
             self.told[state.name] = state.status
         self.write(self.trials)
-        self.show(self.trials)
 
     def _told(self, state: TrialState) -> TrialState:
         """With the trial's own words for why it failed, which Ray Tune wraps, or passes on later."""

@@ -45,7 +45,7 @@ def keep_exchange(folder: SearchFolder, exchange: Exchange) -> None:
     """Keep an exchange.
 
     Raises:
-        TrainingError: it cannot be written.
+        DiskError: it cannot be written.
     """
     append_record(folder.exchanges, {"step": exchange.step, "moves": [asdict(move) for move in exchange.moves]})
 

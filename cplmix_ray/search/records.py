@@ -58,7 +58,7 @@ def append_report(folder: TrialFolder, report: dict[str, Any]) -> None:
     """Keep a report, on the disk before anybody acts on it.
 
     Raises:
-        TrainingError: it cannot be written.
+        DiskError: it cannot be written.
     """
     append_record(folder.reports, report)
 

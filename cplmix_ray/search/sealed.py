@@ -6,7 +6,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from cplmix_ray.errors import TrainingError
+from cplmix_ray.durable import unwritten
+from cplmix_ray.errors import DiskError
 
 
 def seal(tree: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def append_record(path: Path, tree: dict[str, Any]) -> None:
     """Add a record as a line, on the disk before anybody acts on it.
 
     Raises:
-        TrainingError: it cannot be written.
+        DiskError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ def append_record(path: Path, tree: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise TrainingError(f"Cannot write {path} ({error.strerror or error}).") from None
+        raise DiskError(str(unwritten(path, error))) from None
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cplmix_ray.config.search import Search
@@ -24,12 +23,11 @@ class SearchJob:
         trials: names and points of the trials to run, as far as they are known before.
         n_more: how many more the searcher draws itself.
         name_trial: gives each of these its name.
-        folder: for Ray Tune's own state, on the driver's machine, where all trials have their seats; it must not hold
-            anything, as Ray Tune keeps pickles there.
         patience: seconds after which a trial's process without a sign of life is ended.
         history: what an earlier process has left of trials: of those that have ended, and of those that go on.
         exchanged_at: in population based training, the step of the last exchange; 0 before the first.
-        keep_exchange: keeps an exchange, before any of its trials goes on.
+        keep_exchange: keeps an exchange, before any of its trials goes on; raises DiskError where it cannot.
+        say: told of what keeps the search from going on.
     """
 
     space: Space
@@ -41,11 +39,11 @@ class SearchJob:
     trials: Sequence[tuple[str, Point]]
     n_more: int
     name_trial: Callable[[], str]
-    folder: Path
     patience: float
     history: Sequence[History] = ()
     exchanged_at: int = 0
     keep_exchange: Callable[[Exchange], None] = lambda exchange: None
+    say: Callable[[str], None] = lambda line: None
 
     @property
     def configs(self) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,10 @@ from cplmix_ray.engine.tune.draws import Space, domain_of, within
 from cplmix_ray.engine.tune.job import SearchJob
 from cplmix_ray.engine.tune.state import Exchange, Move
 from cplmix_ray.engine.tune.trial import as_config
+from cplmix_ray.errors import DiskError
+
+_PAUSE = 5.0
+"""Seconds before what the disk has refused is tried again."""
 
 
 class Population(PopulationBasedTraining):
@@ -41,7 +46,8 @@ class Population(PopulationBasedTraining):
             synch=True,
         )
         self._next_perturbation_sync = job.exchanged_at + every
-        self._search_seed, self._keep = job.search.search_seed, job.keep_exchange
+        self._search_seed, self._keep, self._say = job.search.search_seed, job.keep_exchange, job.say
+        self._not_before = 0.0
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
         """Let it wait, which gives its devices to others."""
@@ -63,16 +69,32 @@ class Population(PopulationBasedTraining):
         step = max(self._trial_state[trial].last_train_time for trial in live)
         worse, better = self._quantiles()
         with _drawing(self._search_seed, step):
-            moves = tuple(self._move(trial, random.choice(better)) for trial in worse)
-        self._keep(Exchange(step, moves))
+            pairs = [(trial, random.choice(better)) for trial in worse]
+            moves = tuple(self._move(trial, origin) for trial, origin in pairs)
+        if not self._kept(Exchange(step, moves)):
+            return
+        for (trial, origin), move in zip(pairs, moves, strict=True):
+            trial.set_config(as_config(move.name, move.point))
+            self._trial_state[trial].last_train_time = self._trial_state[origin].last_train_time
         self._next_perturbation_sync = step + self._perturbation_interval
 
     def _move(self, trial: TuneTrial, origin: TuneTrial) -> Move:
         config, _ = self._get_new_config(trial, origin)
-        point = config["trial"]["point"]
-        trial.set_config(as_config(str(trial), point))
-        self._trial_state[trial].last_train_time = self._trial_state[origin].last_train_time
-        return Move(str(trial), str(origin), self._trial_state[origin].last_train_time, point)
+        return Move(str(trial), str(origin), self._trial_state[origin].last_train_time, config["trial"]["point"])
+
+    def _kept(self, exchange: Exchange) -> bool:
+        """Whether the exchange is on the disk; else it is made again, the same, some seconds later."""
+        if time.monotonic() < self._not_before:
+            return False
+        try:
+            self._keep(exchange)
+        except DiskError as error:
+            if self._not_before == 0.0:
+                self._say(f"{error} Until then all trials wait for the exchange.")
+            self._not_before = time.monotonic() + _PAUSE
+            return False
+        self._not_before = 0.0
+        return True
 
 
 def _within(space: Space, config: dict[str, Any]) -> dict[str, Any]:

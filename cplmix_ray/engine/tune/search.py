@@ -3,8 +3,8 @@
 import contextlib
 import logging
 import os
-import shutil
 import signal
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -41,10 +41,11 @@ def run_search(
 ) -> list[TrialState]:
     """Run the trials of a job, and no others. Ray must be connected.
 
-    Ray Tune's state is pickles, which run code when they are read. It is kept in a folder that is empty before and
-    gone afterwards, and no search goes on from it. What the job knows of a search's earlier trials is told to a new
-    searcher and a new scheduler: those that have ended count as they did, those that go on do so from their runs' own
-    checkpoints, and points, rungs and exchanges are those of a search without interruption.
+    Ray Tune's state is pickles, which run code when they are read. It is kept in a folder of this process alone, on
+    the driver's machine, where all trials have their seats, and no search goes on from it. What the job knows of a
+    search's earlier trials is told to a new searcher and a new scheduler: those that have ended count as they did,
+    those that go on do so from their runs' own checkpoints, and points, rungs and exchanges are those of a search
+    without interruption.
 
     Args:
         source: the cells as read.
@@ -54,8 +55,13 @@ def run_search(
         InputError: the searcher is not installed.
     """
     searcher, space = searcher_of(job)
-    pulses = Pulses(job.folder / "pulses", job.patience)
-    with _emptied(job.folder), pulses.watched(), Shelf(source, build, pulses) as shelf, heard_by(listener):
+    with contextlib.ExitStack() as stack:
+        scratch = tempfile.TemporaryDirectory(prefix="cplmix-search-", ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(scratch))
+        pulses = Pulses(folder / "pulses", job.patience)
+        stack.enter_context(pulses.watched())
+        shelf = stack.enter_context(Shelf(source, build, pulses))
+        stack.enter_context(heard_by(listener))
         actor = tune.with_parameters(TrialActor, body=job.body, shelf=shelf, pulses=pulses)
         tuner = Tuner(
             tune.with_resources(actor, lambda config: bundles_of(job.plan_at(config["trial"]["point"]))),
@@ -70,31 +76,13 @@ def run_search(
                 trial_name_creator=lambda trial: trial.config["trial"]["name"],
                 trial_dirname_creator=str,
             ),
-            run_config=_run_config(job),
+            run_config=_run_config(job, folder),
         )
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the table
         with _time_limit(job.search.max_hours), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Consider boosting PBT")  # by handing processes on, see above
             grid = tuner.fit()
         return [state_of(trial) for trial in grid._experiment_analysis.trials]
-
-
-@contextlib.contextmanager
-def _emptied(folder: Path) -> Iterator[None]:
-    """A folder with nothing in it, gone afterwards."""
-    _remove(folder)
-    folder.mkdir(parents=True)
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
 
 
 @contextlib.contextmanager
@@ -112,10 +100,10 @@ def _time_limit(hours: float | None) -> Iterator[None]:
         timer.cancel()
 
 
-def _run_config(job: SearchJob) -> RunConfig:
+def _run_config(job: SearchJob, folder: Path) -> RunConfig:
     return RunConfig(
         name="search",
-        storage_path=str(job.folder.resolve()),
+        storage_path=str(folder),
         failure_config=FailureConfig(max_failures=job.search.trial_failures),
         checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),  # the runs' own do
         callbacks=[Hearing()],
