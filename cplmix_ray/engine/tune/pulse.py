@@ -54,19 +54,20 @@ class Pulses:
             thread.join()
 
     def _watch(self, over: threading.Event) -> None:
-        # Time is that of the waits here and not of the clock: after a machine has slept, all have been silent.
-        every = min(2.0, self.patience / 5)
+        every, looked = min(2.0, self.patience / 5), time.monotonic()
         seen, stopped = dict[Path, tuple[int, float]](), dict[psutil.Process, float]()
         while not over.wait(every):
+            # After the machine has slept, or this process was stopped, all have been silent.
+            passed, looked = min(time.monotonic() - looked, 2 * every), time.monotonic()
             for path in self.folder.iterdir():
                 with contextlib.suppress(OSError):
                     touched = path.stat().st_mtime_ns
                     last, silent = seen.get(path, (0, 0.0))
-                    seen[path] = (touched, silent + every if touched == last else 0.0)
+                    seen[path] = (touched, silent + passed if touched == last else 0.0)
                     if seen[path][1] >= self.patience:
                         _kill(path)
                         path.unlink()
-            stopped = {process: stopped.get(process, 0.0) + every for process in _stopped_workers()}
+            stopped = {process: stopped.get(process, 0.0) + passed for process in _stopped_workers()}
             for process, silent in stopped.items():
                 # Whoever else waits for it comes first, and can say what was lost.
                 if silent >= 1.5 * self.patience:
@@ -76,8 +77,10 @@ class Pulses:
 
 def _stopped_workers() -> list[psutil.Process]:
     """Workers of the Ray that this process has started, if it has, which are stopped."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
+    found, children = [], list[psutil.Process]()
+    with contextlib.suppress(psutil.Error):
+        children = psutil.Process().children(recursive=True)
+    for process in children:
         with contextlib.suppress(psutil.Error):
             parent = process.parent()
             if process.status() == psutil.STATUS_STOPPED and parent is not None and parent.name() == "raylet":
