@@ -16,6 +16,25 @@ import logging
 import pytest
 import torch
 
+_LONGEST = (
+    "test_accuracy",
+    "test_search",
+    "test_search_kills",
+    "test_tune_command",
+    "test_faults",
+    "test_ray_train",
+    "test_durability",
+    "test_restarts",
+    "test_malformed",
+    "test_endurance",
+)
+"""Files whose slow tests take minutes: begun first, so that no core waits for one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    first = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: first.get(item.path.stem, len(first)))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():

@@ -221,7 +221,6 @@ def test_a_shelf_tells_guesses_of_different_settings_apart_and_keeps_what_only_t
     states = np.random.default_rng(3).random((adata.n_obs, 2))
     factors = Factors(("shape",), np.zeros((adata.n_obs, 1), np.int64))
     source = replace(source_from_anndata(adata, labels_key="type"), truth_nm=states, factors=factors)
-    shelf = Shelf(source, build_dataset)
     configs = {
         "plain": config_of(),
         "near": config_of(**NEAR),
@@ -230,18 +229,20 @@ def test_a_shelf_tells_guesses_of_different_settings_apart_and_keeps_what_only_t
         "two guessed": config_of(**GUESS, model={"n_categories": 2}),
         "two plain": config_of(model={"n_categories": 2}),
     }
-    kept = {name: shelf.get(config).dataset() for name, config in configs.items()}
-    assert shelf.n_values() == 1
-    for name, config in configs.items():
-        built, found = build_dataset(source, config), kept[name]
-        np.testing.assert_array_equal(found.truth_nm, states)
-        np.testing.assert_array_equal(found.labels_n, adata.obs["type"])
-        assert found.factors.names == ("shape",)
-        np.testing.assert_array_equal(found.training.neighbours, built.training.neighbours)
-        if built.training.guess is None:
-            assert found.training.guess is None
-        else:
-            np.testing.assert_array_equal(found.training.guess, built.training.guess)
-            assert found.training.guess.max() == config.model.n_categories - 1
-    assert shelf.get(configs["two plain"]).stored == shelf.get(configs["plain"]).stored, "K matters to ensembles alone"
-    shelf.close()
+    with Shelf(source, build_dataset) as shelf:
+        kept = {name: shelf.get(config).dataset() for name, config in configs.items()}
+        assert shelf.n_values() == 1
+        for name, config in configs.items():
+            built, found = build_dataset(source, config), kept[name]
+            np.testing.assert_array_equal(found.truth_nm, states)
+            np.testing.assert_array_equal(found.labels_n, adata.obs["type"])
+            assert found.factors.names == ("shape",)
+            np.testing.assert_array_equal(found.training.neighbours, built.training.neighbours)
+            if built.training.guess is None:
+                assert found.training.guess is None
+            else:
+                np.testing.assert_array_equal(found.training.guess, built.training.guess)
+                assert found.training.guess.max() == config.model.n_categories - 1
+        assert shelf.get(configs["two plain"]).stored == shelf.get(configs["plain"]).stored, (
+            "K matters to ensembles alone"
+        )
