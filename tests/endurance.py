@@ -1,13 +1,17 @@
 """Runs and searches one after the other in one process, while their workers are killed and frozen at random.
 
-    python tests/endurance.py MINUTES [SEED]
+    python tests/endurance.py --minutes 30
+    python tests/endurance.py --rounds 3
 
 Prints a line for every run and search, then what became of all as a line of JSON: what was done to them, whether each
 run ended with the weights that it has when nobody disturbs it and each search (one in two of them population based)
-with all its rows, and how memory, open files, threads, processes and what Ray holds stood after the first round and at
-the end.
+with all its rows, and how memory, open files, threads, processes and what Ray holds stood at first and at the end. "At
+first" is after an undisturbed run and an undisturbed search of each kind that is to come, so that what a process loads
+once and keeps (Ray Tune, fonts of plots) is there already.
 """
 
+import argparse
+import contextlib
 import csv
 import gc
 import json
@@ -15,7 +19,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -63,13 +66,19 @@ class Trouble:
     Args:
         titles: of the processes that may be hit.
         kinds: signals that may be sent.
+        most: of them in all, so that what is hit comes to its end on the slowest machine.
         pause: seconds between two of them, drawn between these bounds.
     """
 
     def __init__(
-        self, luck: random.Random, titles: tuple[str, ...], kinds: tuple[int, ...], pause: tuple[float, float]
+        self,
+        luck: random.Random,
+        titles: tuple[str, ...],
+        kinds: tuple[int, ...],
+        most: int = 3,
+        pause: tuple[float, float] = (1.0, 8.0),
     ):
-        self.luck, self.titles, self.kinds, self.pause = luck, titles, kinds, pause
+        self.luck, self.titles, self.kinds, self.most, self.pause = luck, titles, kinds, most, pause
         self.done: list[int] = []
         self._over = threading.Event()
 
@@ -84,15 +93,17 @@ class Trouble:
         self._thread.join()
 
     def _make(self) -> None:
-        while not self._over.wait(self.luck.uniform(*self.pause)):
-            found = [pid for title in self.titles for pid in workers_of(os.getpid(), title)]
-            if found:
-                kind = self.luck.choice(self.kinds)
-                try:
-                    os.kill(self.luck.choice(found), kind)
-                except ProcessLookupError:
-                    continue  # it ended by itself meanwhile
+        while len(self.done) < self.most and not self._over.wait(self.luck.uniform(*self.pause)):
+            while not (found := self._found()):
+                if self._over.wait(0.1):
+                    return
+            kind = self.luck.choice(self.kinds)
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+                os.kill(self.luck.choice(found), kind)
                 self.done.append(kind)
+
+    def _found(self) -> list[int]:
+        return [pid for title in self.titles for pid in workers_of(os.getpid(), title)]
 
 
 def state() -> dict[str, float]:
@@ -146,21 +157,27 @@ def same(one: dict, other: dict) -> bool:
     return all(torch.equal(one[arm][name], other[arm][name]) for arm in other for name in other[arm])
 
 
-def main(minutes: float, seed: int) -> None:
+def main(minutes: float, rounds: float, seed: int) -> None:
     luck = random.Random(seed)
     source, config = read_source("digits"), parse_config(RUN)
     data = build_dataset(source, config)
     told: dict[str, Any] = {"runs": 0, "searches": 0, "killed": 0, "frozen": 0, "restarts": 0, "lost_steps": 0}
     told |= {"other_weights": 0, "other_rows": 0}
+    kinds = {"search": SEARCH, "population": POPULATION}
     with tempfile.TemporaryDirectory() as scratch, ray_session(None):
         whole, _ = train(Path(scratch) / "whole", data, config)
-        rows: dict[str, list[tuple[str, ...]]] = {}
+        rows = {
+            kind: search(Path(scratch) / kind, source, spec)
+            for number, (kind, spec) in enumerate(kinds.items(), 1)
+            if rounds >= 3 * number
+        }
         told["first"], number, begun = settled(), 0, time.monotonic()
-        while time.monotonic() - begun < 60 * minutes:
+        print(0, json.dumps(told["first"]), flush=True)
+        while time.monotonic() - begun < 60 * minutes and number < rounds:
             number += 1
             out = Path(scratch) / str(number)
             if number % 3:
-                with Trouble(luck, ("ray::ArmWorker",), (signal.SIGKILL, signal.SIGSTOP), (10, 30)) as trouble:
+                with Trouble(luck, ("ray::ArmWorker",), (signal.SIGKILL, signal.SIGSTOP)) as trouble:
                     arms, metrics = train(out, data, config)
                 told["runs"] += 1
                 told["other_weights"] += not same(arms, whole)
@@ -168,11 +185,9 @@ def main(minutes: float, seed: int) -> None:
                     told[name] + metrics[name] for name in ("restarts", "lost_steps")
                 )
             else:
-                kind, spec = ("population", POPULATION) if number % 2 else ("search", SEARCH)
-                if kind not in rows:
-                    rows[kind] = search(Path(scratch) / kind, source, spec)
-                with Trouble(luck, ("ray::TrialActor", "ResourceTrainable"), (signal.SIGKILL,), (6, 20)) as trouble:
-                    found = search(out, source, spec)
+                kind = [*kinds][number // 3 % 2 - 1]
+                with Trouble(luck, ("ray::TrialActor", "ResourceTrainable"), (signal.SIGKILL,)) as trouble:
+                    found = search(out, source, kinds[kind])
                 told["searches"] += 1
                 told["other_rows"] += found != rows[kind]
                 for row in sorted({*found} ^ {*rows[kind]}):
@@ -192,4 +207,8 @@ def main(minutes: float, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no round begins after so many")
+    parser.add_argument("--rounds", type=float, default=float("inf"), help="of two runs and a search in turn")
+    parser.add_argument("--seed", type=int, default=0, help="of the damage")
+    main(**vars(parser.parse_args()))
