@@ -18,6 +18,6 @@ def test_runs_under_damage_end_as_they_would_and_leave_nothing_held():
     assert (seen["runs"], seen["searches"]) == (2, 1) and seen["killed"] + seen["frozen"] >= 1
     assert seen["other_weights"] == seen["other_rows"] == 0
     first, last = seen["first"], seen["last"]
-    assert last["cpus_held"] == last["groups"] == 0
+    assert last["cpus_held"] == last["groups"] == last["store_held_mib"] == 0
     assert last["files"] <= first["files"] + 4 and last["threads"] <= first["threads"] + 4
     assert last["own_mib"] <= first["own_mib"] + 40

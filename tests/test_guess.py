@@ -215,7 +215,7 @@ def test_a_shelf_tells_guesses_of_different_settings_apart_and_keeps_what_only_t
     from dataclasses import replace
 
     from cplmix_ray.data.source import Factors
-    from cplmix_ray.engine.tune.shelf import Shelf
+    from cplmix_ray.engine.tune.shelf import shelf_of
 
     adata = planted()
     states = np.random.default_rng(3).random((adata.n_obs, 2))
@@ -229,7 +229,7 @@ def test_a_shelf_tells_guesses_of_different_settings_apart_and_keeps_what_only_t
         "two guessed": config_of(**GUESS, model={"n_categories": 2}),
         "two plain": config_of(model={"n_categories": 2}),
     }
-    with Shelf(source, build_dataset) as shelf:
+    with shelf_of(source, build_dataset) as shelf:
         kept = {name: shelf.get(config).dataset() for name, config in configs.items()}
         assert shelf.n_values() == 1
         for name, config in configs.items():

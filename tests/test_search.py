@@ -62,15 +62,20 @@ def run_search(spec, source, path, show=lambda trials: None):
 
 def wait_for_everything(ray, seconds=20.0):
     """All that the cluster has is free again."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+
+    def free() -> bool:
         has, free = ray.cluster_resources(), ray.available_resources()
-        if all(
-            abs(free.get(name, 0) - has[name]) < 1e-6 for name in ("CPU", *(n for n in has if n.startswith("node:")))
-        ):
-            return True
+        names = ("CPU", *(name for name in has if name.startswith("node:")))
+        return all(abs(free.get(name, 0) - has[name]) < 1e-6 for name in names)
+
+    return comes_true(free, seconds)
+
+
+def comes_true(what, seconds=20.0):
+    until = time.monotonic() + seconds
+    while not (true := what()) and time.monotonic() < until:
         time.sleep(0.2)
-    return False
+    return true
 
 
 def rows_of(folder) -> list[dict]:
@@ -194,10 +199,10 @@ def test_a_trial_that_the_scheduler_stops_returns_everything(ray_cluster, source
 
 def test_trials_share_the_cells_in_the_store(ray_cluster, source):
     """Sets of other seeds and neighbours share the values; what a reader gets is a view that it cannot write to."""
-    from cplmix_ray.engine.tune.shelf import Shelf
+    from cplmix_ray.engine.tune.shelf import shelf_of
 
     config = SearchConfig.model_validate({"run": RUN, "space": {"model.n_arms": {"choice": [1]}}}).run
-    with Shelf(source, build_dataset) as shelf:
+    with shelf_of(source, build_dataset) as shelf:
         one = shelf.get(config)
         other = shelf.get(config.model_copy(update={"seed": 1}))
         assert one.stored.values == other.stored.values
@@ -207,6 +212,35 @@ def test_trials_share_the_cells_in_the_store(ray_cluster, source):
         view = one.stored.fetch().values_ng
         assert not view.flags.writeable
         np.testing.assert_array_equal(view, build_dataset(source, config).training.values_ng)
+
+
+def test_a_keeper_of_cells_that_is_killed_comes_again_and_leaves_nothing_behind(ray_cluster, source):
+    from cplmix_ray.engine.tune.shelf import shelf_of
+
+    def held() -> float:
+        return ray_cluster.cluster_resources()["object_store_memory"] - ray_cluster.available_resources().get(
+            "object_store_memory", 0.0
+        )
+
+    def keepers() -> list[int]:
+        return workers_of(os.getpid(), "ray::_Keeper")
+
+    config = SearchConfig.model_validate({"run": RUN, "space": {"model.n_arms": {"choice": [1]}}}).run
+    comes_true(lambda: held() == 0)  # what earlier tests held goes a moment later
+    before, known = held(), {*keepers()}
+    with shelf_of(source, build_dataset) as shelf:
+        first = shelf.get(config).dataset()
+        (keeper,) = {*keepers()} - known
+        os.kill(keeper, signal.SIGKILL)
+        again = shelf.get(config).dataset()
+        assert keeper not in keepers()
+        np.testing.assert_array_equal(first.training.values_ng, again.training.values_ng)
+        assert comes_true(lambda: held() > before)
+        handed_on = ray_cluster.cloudpickle.dumps(shelf)  # as the trials' class is
+        del first, again, shelf
+    assert comes_true(lambda: held() <= before), (held(), before)
+    assert comes_true(lambda: {*keepers()} <= known)
+    assert handed_on
 
 
 @pytest.mark.slow

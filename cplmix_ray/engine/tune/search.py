@@ -18,7 +18,7 @@ from cplmix_ray.engine.tune.listener import Hearing, heard_by, state_of
 from cplmix_ray.engine.tune.pulse import Pulses
 from cplmix_ray.engine.tune.schedulers import scheduler_of
 from cplmix_ray.engine.tune.searchers import searcher_of
-from cplmix_ray.engine.tune.shelf import Shelf
+from cplmix_ray.engine.tune.shelf import shelf_of
 from cplmix_ray.engine.tune.state import Listener, TrialState
 from cplmix_ray.engine.tune.trial import TrialActor, bundles_of
 
@@ -60,9 +60,9 @@ def run_search(
         folder = Path(stack.enter_context(scratch))
         pulses = Pulses(folder / "pulses", job.patience)
         stack.enter_context(pulses.watched())
-        shelf = stack.enter_context(Shelf(source, build, pulses))
+        shelf = stack.enter_context(shelf_of(source, build, pulses))
         stack.enter_context(heard_by(listener))
-        actor = tune.with_parameters(TrialActor, body=job.body, shelf=shelf, pulses=pulses)
+        actor = TrialActor.bound(job.body, shelf, pulses)
         tuner = Tuner(
             tune.with_resources(actor, lambda config: bundles_of(job.plan_at(config["trial"]["point"]))),
             param_space=space,

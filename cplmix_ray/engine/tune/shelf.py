@@ -1,7 +1,9 @@
 """One actor that prepares data sets for the trials, each kind once, and keeps them in the object store."""
 
+import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,9 @@ from cplmix_ray.errors import InputError
 
 _KEPT = 8
 """Data sets that stay on the shelf when searches vary the data itself; trials under way keep theirs in any case."""
+
+_GRACE = 5.0
+"""Seconds in which a keeper ends by itself."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +46,32 @@ class StoredData:
 class _Keeper:
     """Runs as an actor without a device of its own, on the driver's node."""
 
-    def __init__(self, pulses: Pulses | None) -> None:
+    def __init__(self, build: Callable[[Source, Config], Dataset], pulses: Pulses | None) -> None:
         if pulses is not None:
             pulses.beat()
+        self.build, self.told, self.over = build, threading.Event(), threading.Event()
         self.values: OrderedDict[str, list] = OrderedDict()
         self.sets: OrderedDict[str, StoredData] = OrderedDict()
 
-    def get(self, config: Config, source: list, build: Callable[[Source, Config], Dataset]) -> StoredData:
+    @ray.method(concurrency_group="source")
+    def keep(self, source: list) -> None:
+        """Take the source, and return at the end only: Ray makes calls under way once more to a keeper that has died
+        and starts again. (Handed to a constructor, Ray warns of its loss; handed on by the trials, it stays for good.)
+        """
+        self.source = source
+        self.told.set()
+        self.over.wait()
+
+    @ray.method(concurrency_group="end")
+    def end(self) -> None:
+        self.over.set()
+
+    def get(self, config: Config) -> StoredData:
+        self.told.wait()
         values_key = repr((config.input, config.model.likelihood))
         key = repr((values_key, config.copies, config.seed, config.ensemble_of))
         if key not in self.sets:
-            data = build(ray.get(source[0]), config)
+            data = self.build(ray.get(self.source[0]), config)
             stored = self.sets[key] = StoredData.put(data, self.values.get(values_key))
             self.values[values_key] = stored.stored.values
             _forget(self.sets)
@@ -67,23 +87,11 @@ def _forget(kept: OrderedDict) -> None:
         kept.popitem(last=False)
 
 
+@dataclass(frozen=True)
 class Shelf:
-    """The driver's and the trials' handle of the keeper; to be passed on to other processes as it is.
+    """The handle of the keeper; to be passed on to other processes as it is."""
 
-    Args:
-        source: the cells as read; they go to the object store once.
-        build: makes a data set of the source for the settings of a run.
-        pulses: where the keeper leaves signs of life, in case that it is frozen.
-    """
-
-    def __init__(self, source: Source, build: Callable[[Source, Config], Dataset], pulses: Pulses | None = None):
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        # A keeper that has died comes again, and prepares what it is asked for once more; so it is told of the source
-        # with every question.
-        lasting = {"max_restarts": -1, "max_task_retries": -1}
-        keeper: Any = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=here, **lasting)
-        self._keeper: Any = keeper.remote(pulses)
-        self._source, self._build = [ray.put(source)], build
+    keeper: Any
 
     def get(self, config: Config) -> StoredData:
         """The data set of a run, prepared by the first who asks.
@@ -92,7 +100,7 @@ class Shelf:
             InputError: the settings do not fit the data.
         """
         try:
-            return ray.get(self._keeper.get.remote(config, self._source, self._build))
+            return ray.get(self.keeper.get.remote(config))
         except RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise error.cause from None
@@ -100,10 +108,30 @@ class Shelf:
 
     def n_values(self) -> int:
         """How many differently prepared matrices are in the store."""
-        return ray.get(self._keeper.n_values.remote())
+        return ray.get(self.keeper.n_values.remote())
 
-    def __enter__(self) -> "Shelf":
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        ray.kill(self._keeper)
+@contextmanager
+def shelf_of(
+    source: Source, build: Callable[[Source, Config], Dataset], pulses: Pulses | None = None
+) -> Iterator[Shelf]:
+    """A shelf on this node; when it is left, the object store holds nothing of it.
+
+    Args:
+        source: the cells as read; they go to the object store once.
+        build: makes a data set of the source for the settings of a run.
+        pulses: where the keeper leaves signs of life, in case that it is frozen.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # A keeper that has died comes again, and prepares what it is asked for once more.
+    lasting: dict[str, Any] = {"max_restarts": -1, "max_task_retries": -1}
+    remote: Any = ray.remote
+    actor = remote(concurrency_groups={"source": 1, "end": 1}, num_cpus=0)(_Keeper)
+    keeper = actor.options(scheduling_strategy=here, **lasting).remote(build, pulses)
+    kept = keeper.keep.remote([ray.put(source)])
+    try:
+        yield Shelf(keeper)
+    finally:
+        keeper.end.remote()
+        ray.wait([kept], timeout=_GRACE)  # it may stand still
+        ray.kill(keeper)

@@ -56,11 +56,20 @@ Body = Callable[[Trial], Iterator[Report]]
 class TrialActor(tune.Trainable):
     """Steps through the body from report to report. A stopped trial closes the body, which gives its devices back."""
 
-    def setup(  # type: ignore[override]
-        self, config: dict[str, Any], body: Body, shelf: Shelf, pulses: Pulses
-    ) -> None:
-        pulses.beat()
-        self.body, self.shelf = body, shelf
+    body: Body
+    shelf: Shelf
+    pulses: Pulses
+
+    @classmethod
+    def bound(cls, body: Body, shelf: Shelf, pulses: Pulses) -> type["TrialActor"]:
+        """The class with what all trials of a search are given.
+
+        Ray Tune's own way, with_parameters, keeps all of it in the object store until Ray ends.
+        """
+        return type(cls.__name__, (cls,), {"body": staticmethod(body), "shelf": shelf, "pulses": pulses})
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.pulses.beat()
         self.point = config["trial"]["point"]
         self.reports: Iterator[Report] | None = None
 
