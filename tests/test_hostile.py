@@ -8,6 +8,7 @@ import os
 import pickle
 import socket
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata
@@ -36,6 +37,12 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def refused_row(fault_row) -> Callable[..., None]:
+    """Keeps what was refused, and how often."""
+    return lambda made, times=1: fault_row("hostile files", made, times, "refused in one sentence; no code ran")
 
 
 class Harm:
@@ -113,7 +120,7 @@ def test_the_search_for_such_source_finds_it(text):
 # Archives
 
 
-def test_pickles_in_archives_are_not_opened(folder):
+def test_pickles_in_archives_are_not_opened(folder, refused_row):
     objects = np.array([Harm(folder / "harmed")] * N, dtype=object)
     np.savez(folder / "objects.npz", x=objects)
     np.savez(folder / "labels.npz", x=np.zeros((N, 5, 5), np.uint8), y=objects)
@@ -125,20 +132,22 @@ def test_pickles_in_archives_are_not_opened(folder):
     for path in sorted(folder.glob("*.npz")):
         assert_named(refused_training(folder, path), path)
     not_harmed(folder)
+    refused_row("pickles in .npz", 5)
 
 
-def test_members_with_odd_names_are_not_unpacked(folder):
+def test_members_with_odd_names_are_not_unpacked(folder, refused_row):
     with zipfile.ZipFile(folder / "images.npz", "w") as archive:
         for name in ("../x.npy", "/tmp/harmed", "x_train"):
             archive.writestr(name, b"harmed")
     assert_named(refused_training(folder, folder / "images.npz"), "images.npz")
     not_harmed(folder)
+    refused_row("names of other places in .npz")
 
 
 @pytest.mark.parametrize(
     "how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["deflate", "bz2", "xz"]
 )
-def test_an_archive_that_unpacks_to_more_than_there_is(folder, monkeypatch, how):
+def test_an_archive_that_unpacks_to_more_than_there_is(folder, monkeypatch, how, refused_row):
     """Its size is said truly: a hundredth of it is on the disk. The memory that is free is made small here."""
     monkeypatch.setattr("cplmix_ray.data.archive.free_memory", lambda: 1 << 20)
     target = io.BytesIO()
@@ -147,6 +156,7 @@ def test_an_archive_that_unpacks_to_more_than_there_is(folder, monkeypatch, how)
         archive.writestr("x.npy", target.getvalue())
     assert (folder / "images.npz").stat().st_size < 1 << 16
     assert_named(refused_training(folder, folder / "images.npz"), "x in", "images.npz", "memory")
+    refused_row("an .npz that unfolds to more than the memory")
 
 
 # HDF5
@@ -223,11 +233,12 @@ def hostile_h5ad(folder: Path, how: str, at: str) -> Path:
 )
 @pytest.mark.parametrize("how", MADE)
 @pytest.mark.parametrize("backed", ["no", "yes"])
-def test_an_h5ad_that_reaches_out_of_itself(folder, monkeypatch, how, at, backed):
+def test_an_h5ad_that_reaches_out_of_itself(folder, monkeypatch, how, at, backed, refused_row):
     monkeypatch.setenv("HDF5_PLUGIN_PATH", str(folder))
     path = hostile_h5ad(folder, how, at)
     line = refused_training(folder, path, "--backed", backed)
     assert_named(line, "cells.h5ad", "write the file again")
+    refused_row("links out of an .h5ad, virtual and external data, plug-in filters, circles")
 
 
 def test_the_same_file_without_harm_is_used(folder):
@@ -236,7 +247,7 @@ def test_the_same_file_without_harm_is_used(folder):
 
 
 @pytest.mark.parametrize("backed", ["no", "yes"])
-def test_declared_sizes_are_refused_before_memory_is_taken(folder, backed):
+def test_declared_sizes_are_refused_before_memory_is_taken(folder, backed, refused_row):
     """A few kilobytes on the disk, terabytes in memory."""
     path = saved(cells("dense"), folder / "cells.h5ad")
     with h5py.File(path, "r+") as file:
@@ -244,6 +255,7 @@ def test_declared_sizes_are_refused_before_memory_is_taken(folder, backed):
         file.create_dataset("obsm/X_pca", (N, 10**12), "f8", chunks=(N, 1000))
     line = refused_training(folder, path, "--backed", backed)
     assert_named(line, "obsm/X_pca", "cells.h5ad", "declares", "0 bytes of it are there")
+    refused_row("declared sizes of terabytes in an .h5ad")
 
 
 # Names that are no files
@@ -291,11 +303,12 @@ LINES = {
 
 
 @pytest.mark.parametrize("kind", LINES)
-def test_what_is_no_file_does_not_keep_a_command_waiting(folder, no_file, kind):
+def test_what_is_no_file_does_not_keep_a_command_waiting(folder, no_file, kind, refused_row):
     saved(cells("dense"), folder / "real.h5ad")
     function, words, suffix = LINES[kind]("given" + LINES[kind]("")[2])
     path = no_file(suffix)
     assert end_of(function, folder, [str(word) for word in words], path.name) == 2
+    refused_row("a pipe, device, socket, circle or folder in the place of a file")
 
 
 # Augmenters
@@ -324,11 +337,12 @@ def with_learned_copies(folder: Path, home: Path) -> str:
     return refused_training(folder, data, "--copies", "learned", "--augmenter", str(home))
 
 
-def test_weights_that_are_a_pickle(folder):
+def test_weights_that_are_a_pickle(folder, refused_row):
     home = augmenter_in(folder)
     put_weights(home, pickle.dumps(Harm(folder / "harmed")))
     assert_named(with_learned_copies(folder, home), home, "damaged")
     not_harmed(folder)
+    refused_row("weights of an augmenter: a pickle")
 
 
 SHAPE = {"n_features": 10, "latent_dim": 3, "noise_dim": 2, "hidden": [6], "pixels": False, "nonnegative": True}
@@ -353,14 +367,15 @@ SHAPE = {"n_features": 10, "latent_dim": 3, "noise_dim": 2, "hidden": [6], "pixe
     ],
     ids=lambda changes: str(changes)[:60],
 )
-def test_manifests_of_augmenters_with_tricks(folder, changes):
+def test_manifests_of_augmenters_with_tricks(folder, changes, refused_row):
     home = augmenter_in(folder)
     altered_manifest(home, **changes)
     line = with_learned_copies(folder, home)
     assert "augmenter" in line and "train it again" in line, line
+    refused_row("an augmenter's manifest")
 
 
-def test_weights_of_other_kinds(folder):
+def test_weights_of_other_kinds(folder, refused_row):
     home = augmenter_in(folder)
     whole = safetensors.numpy.load((home / WEIGHTS).read_bytes())
     name = sorted(whole)[0]
@@ -369,6 +384,7 @@ def test_weights_of_other_kinds(folder):
         put_weights(home, safetensors.numpy.save(changed if tensor is None else {**changed, name: tensor}))
         assert "train it again" in with_learned_copies(folder, home)
         (folder / "cells.h5ad").unlink()
+    refused_row("weights of an augmenter: NaN, other types, shapes and names", 4)
 
 
 # Runs
@@ -417,7 +433,7 @@ PREPARATIONS = [
     [*(("config", value) for value in CONFIGS), *(("preparation", value) for value in PREPARATIONS)],
     ids=lambda item: str(item)[:40],
 )
-def test_a_run_whose_manifest_was_altered(folder, trained, function, key, value):
+def test_a_run_whose_manifest_was_altered(folder, trained, function, key, value, refused_row):
     """Weights and checksums are whole: what is said of them is not."""
     run, origin = folder / "run", next((trained / "run" / "checkpoints").glob("step-*"))
     copy = run / "checkpoints" / origin.name
@@ -430,6 +446,7 @@ def test_a_run_whose_manifest_was_altered(folder, trained, function, key, value)
     (copy / "manifest.json").write_text(json.dumps(manifest))
     line = refused(function, folder, ["--run", run, "--data", trained / "cells.h5ad", "--out", folder / "scores.json"])
     assert_named(line, copy.name)
+    refused_row("a checkpoint's manifest, its checksums made to fit")
 
 
 # What is written

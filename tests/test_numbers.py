@@ -117,7 +117,7 @@ def test_a_value_that_turns_bad_after_reading_stops_the_run(likelihood, sparse, 
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_stops_before_the_update(data, value):
+def test_a_gradient_that_is_not_finite_stops_before_the_update(data, value, fault_row):
     """Injected into one arm's gradient of one weight, as an overflow in backward would be."""
     from test_objective import CPU, exercise_of
 
@@ -138,6 +138,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(data, value):
     with pytest.raises(NonFiniteError, match="The gradient of arm 1 is not finite at step 7;"):
         train_step(group, exercise_of(config), x_ang, 7)
     assert all(torch.equal(*pair) for pair in zip(before, group.network.parameters(), strict=True))
+    fault_row("NaN or infinity in a gradient", "one value of one arm", 1, "stops before the update, names arm and step")
 
 
 def run(folder: Path, matrix: np.ndarray, line: str) -> tuple[int, str]:

@@ -504,7 +504,7 @@ class Harm:
 
 
 @pytest.mark.slow
-def test_a_folder_from_somebody_else_runs_no_code(finished, source, tmp_path):
+def test_a_folder_from_somebody_else_runs_no_code(finished, source, tmp_path, fault_row):
     """Pickles lie under every name that Ray Tune would read, and one trial is left to go on."""
     spec, _, whole, _ = finished
     folder, made = SearchFolder(tmp_path / "out"), tmp_path / "made"
@@ -531,6 +531,7 @@ def test_a_folder_from_somebody_else_runs_no_code(finished, source, tmp_path):
     with contextlib.suppress(Exception):
         Tuner.restore(str(folder.older), lambda config: None)
     assert made.exists(), "these pickles would do no harm to anybody"
+    fault_row("hostile files", "pickles under all names of Ray Tune in a search's folder", 1, "not read; no code ran")
 
 
 @pytest.mark.slow

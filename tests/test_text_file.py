@@ -89,7 +89,7 @@ except InputError as error:
         ("cortex", "read_csv_cells", ", None", "x"),
     ],
 )
-def test_a_bomb_of_four_gigabytes_in_one_line_is_refused(tmp_path, room, name, more, unit):
+def test_a_bomb_of_four_gigabytes_in_one_line_is_refused(tmp_path, room, name, more, unit, fault_row):
     """Some 4 MB in the file, and no line's end in 4 GB."""
     path = tmp_path / "bomb.csv.gz"
     head = b"" if name == "read_header" else b"cell,Gene0\nc0,1\n"
@@ -101,3 +101,9 @@ def test_a_bomb_of_four_gigabytes_in_one_line_is_refused(tmp_path, room, name, m
     said, peak = done.stdout.splitlines()
     assert "bomb.csv.gz" in said
     assert int(peak) * 1024 < 5 << 30
+    fault_row(
+        "a table that unfolds to 4 GB in one line",
+        "a .csv.gz of 4 or 19 MB",
+        1,
+        "refused in a sentence; memory stays below 5 GB",
+    )
