@@ -21,6 +21,8 @@ from cplmix_ray.errors import WorkerLostError
 from cplmix_ray.trainer.events import Event, merge
 from cplmix_ray.trainer.loop import Start
 
+# Made once, as Ray keeps what it makes of a class until the process ends.
+_ArmActor = ray.remote(concurrency_groups=PULSE)(ArmWorker)  # type: ignore[call-overload]
 _GRACE = 3.0
 """Seconds in which the other workers may still say what happened once one has failed."""
 _PARTING = 15.0
@@ -65,9 +67,8 @@ def train_on_actors(
 def _actors(plan: Plan, config: Config, places: Places) -> Iterator[list]:
     workers: list = []
     try:
-        remote = ray.remote(concurrency_groups=PULSE)(ArmWorker)  # type: ignore[call-overload]
         for rank, arms in enumerate(plan.workers):
-            options = remote.options(
+            options = _ArmActor.options(
                 num_cpus=1, num_gpus=int(plan.gpu), scheduling_strategy=places.strategy(rank), max_restarts=0
             )
             workers.append(options.remote(arms, rank, len(plan.workers), config.placement.threads or 1))

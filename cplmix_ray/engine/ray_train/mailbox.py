@@ -77,11 +77,14 @@ class Mailbox:
         return [self.items.get_nowait() for _ in range(self.items.qsize())]
 
 
+_MailboxActor = ray.remote(Mailbox)
+
+
 @contextlib.contextmanager
 def open_mailbox() -> Iterator[Any]:
     """The handle of a mailbox for the while; it holds no device."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+    mailbox = _MailboxActor.options(num_cpus=0, scheduling_strategy=here).remote()
     try:
         yield mailbox
     finally:

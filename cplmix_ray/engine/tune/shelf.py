@@ -43,8 +43,12 @@ class StoredData:
         return Dataset(training=self.stored.fetch(), **self.known)
 
 
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, concurrency_groups={"source": 1, "end": 1})  # type: ignore[call-overload]
 class _Keeper:
-    """Runs as an actor without a device of its own, on the driver's node."""
+    """Runs as an actor without a device of its own, on the driver's node.
+
+    One that has died comes again, and prepares what it is asked for once more.
+    """
 
     def __init__(self, build: Callable[[Source, Config], Dataset], pulses: Pulses | None) -> None:
         if pulses is not None:
@@ -123,15 +127,10 @@ def shelf_of(
         pulses: where the keeper leaves signs of life, in case that it is frozen.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # A keeper that has died comes again, and prepares what it is asked for once more.
-    lasting: dict[str, Any] = {"max_restarts": -1, "max_task_retries": -1}
-    remote: Any = ray.remote
-    actor = remote(concurrency_groups={"source": 1, "end": 1}, num_cpus=0)(_Keeper)
-    keeper = actor.options(scheduling_strategy=here, **lasting).remote(build, pulses)
+    keeper: Any = _Keeper.options(scheduling_strategy=here).remote(build, pulses)  # type: ignore[attr-defined]
     kept = keeper.keep.remote([ray.put(source)])
     try:
         yield Shelf(keeper)
     finally:
-        keeper.end.remote()
-        ray.wait([kept], timeout=_GRACE)  # it may stand still
+        ray.wait([keeper.end.remote(), kept], num_returns=2, timeout=_GRACE)  # it may stand still
         ray.kill(keeper)
