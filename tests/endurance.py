@@ -66,19 +66,15 @@ class Trouble:
     Args:
         titles: of the processes that may be hit.
         kinds: signals that may be sent.
-        most: of them in all, so that what is hit comes to its end on the slowest machine.
-        pause: seconds between two of them, drawn between these bounds.
     """
 
-    def __init__(
-        self,
-        luck: random.Random,
-        titles: tuple[str, ...],
-        kinds: tuple[int, ...],
-        most: int = 3,
-        pause: tuple[float, float] = (1.0, 8.0),
-    ):
-        self.luck, self.titles, self.kinds, self.most, self.pause = luck, titles, kinds, most, pause
+    MOST = 3
+    """Signals in all, so that what is hit comes to its end on the slowest machine."""
+    PAUSE = (1.0, 8.0)
+    """Seconds between two of them; the first comes before a run of the fastest machine is over."""
+
+    def __init__(self, luck: random.Random, titles: tuple[str, ...], kinds: tuple[int, ...]):
+        self.luck, self.titles, self.kinds = luck, titles, kinds
         self.done: list[int] = []
         self._over = threading.Event()
 
@@ -93,7 +89,7 @@ class Trouble:
         self._thread.join()
 
     def _make(self) -> None:
-        while len(self.done) < self.most and not self._over.wait(self.luck.uniform(*self.pause)):
+        while len(self.done) < self.MOST and not self._over.wait(self.luck.uniform(*self.PAUSE)):
             while not (found := self._found()):
                 if self._over.wait(0.1):
                     return

@@ -236,11 +236,10 @@ def test_a_keeper_of_cells_that_is_killed_comes_again_and_leaves_nothing_behind(
         assert keeper not in keepers()
         np.testing.assert_array_equal(first.training.values_ng, again.training.values_ng)
         assert comes_true(lambda: held() > before)
-        handed_on = ray_cluster.cloudpickle.dumps(shelf)  # as the trials' class is
+        ray_cluster.cloudpickle.dumps(shelf)  # as Ray Tune does with the trials' class; a reference in it would stay
         del first, again, shelf
     assert comes_true(lambda: held() <= before), (held(), before)
     assert comes_true(lambda: {*keepers()} <= known)
-    assert handed_on
 
 
 @pytest.mark.slow
