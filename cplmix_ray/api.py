@@ -8,17 +8,17 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from cplmix_ray.checkpoints.checkpoint import write_checkpoint
+from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.config import Config, load_preset
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.dataset import build_dataset, source_from_anndata
-from cplmix_ray.durable import unwritten
-from cplmix_ray.errors import InputError
-from cplmix_ray.run.conduct import conduct
-from cplmix_ray.run.folder import RunFolder
-from cplmix_ray.run.model import Inferred, TrainedModel, newest_checkpoint
-from cplmix_ray.run.watch import Progress
-from cplmix_ray.trainer.checkpoint import write_checkpoint
-from cplmix_ray.trainer.events import Snapshot
+from cplmix_ray.distributed.events import Snapshot
+from cplmix_ray.evaluation.trained_model import Inferred, TrainedModel, newest_checkpoint
+from cplmix_ray.training.callbacks import Progress
+from cplmix_ray.training.run import conduct
+from cplmix_ray.utils.durable import unwritten
+from cplmix_ray.utils.errors import InputError
 
 _SETUP = "_cplmix_ray_setup"
 

@@ -29,17 +29,17 @@ import psutil
 import torch
 from processes import workers_of
 
+from cplmix_ray.checkpoints.checkpoint import latest_checkpoint
+from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.config import Config
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.data.dataset import build_dataset, read_source
-from cplmix_ray.engine.session import ray_session
-from cplmix_ray.run.conduct import conduct
-from cplmix_ray.run.folder import RunFolder
-from cplmix_ray.search.conduct import conduct_search
-from cplmix_ray.search.folder import SearchFolder
-from cplmix_ray.search.trial import Quiet
-from cplmix_ray.trainer.checkpoint import latest_checkpoint
+from cplmix_ray.distributed.ray_init import ray_session
+from cplmix_ray.training.run import conduct
+from cplmix_ray.tuning.search import conduct_search
+from cplmix_ray.tuning.search_folder import SearchFolder
+from cplmix_ray.tuning.trial_runner import Quiet
 
 RUN = {
     "model": {"n_arms": 2, "hidden": [24], "bottleneck": 8},

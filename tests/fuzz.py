@@ -18,14 +18,15 @@ from pathlib import Path
 import numpy as np
 from malformed import KINDS, cells, sound_h5ad
 
-from cplmix_ray.augmenter import Augmenter, AugmenterShape, freeze, revive
 from cplmix_ray.cli.exits import in_one_line
 from cplmix_ray.config import Config, load_config
-from cplmix_ray.data import rehearsal
-from cplmix_ray.data.augmenter_file import MANIFEST, WEIGHTS, read_augmenter
 from cplmix_ray.data.dataset import build_dataset, read_input
-from cplmix_ray.data.preparation import Preparation
-from cplmix_ray.errors import InputError
+from cplmix_ray.data.io.augmenter_file import MANIFEST, WEIGHTS, read_augmenter
+from cplmix_ray.data.preprocessing.preparation import Preparation
+from cplmix_ray.data.validation import subprocess_probe as rehearsal
+from cplmix_ray.models.vaegan.frozen import freeze, revive
+from cplmix_ray.models.vaegan.networks import Augmenter, AugmenterShape
+from cplmix_ray.utils.errors import InputError
 
 FORMATS = ("h5ad", "h5ad", "h5ad", "npz", "yaml", "csv", "augmenter")
 SECONDS, BYTES = 8, 8 << 30

@@ -16,15 +16,17 @@ from typing import Any
 
 import torch
 
+from cplmix_ray.checkpoints.checkpoint import write_checkpoint
+from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.cli.exits import run_command
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.data import dataset  # noqa: F401  loaded before anything is forked
-from cplmix_ray.durable import aside, replace_tree, settle
-from cplmix_ray.run import annotate, watch
-from cplmix_ray.run.folder import RunFolder
-from cplmix_ray.trainer import loop, step
-from cplmix_ray.trainer.checkpoint import write_checkpoint
-from cplmix_ray.trainer.events import Snapshot
+from cplmix_ray.distributed.events import Snapshot
+from cplmix_ray.evaluation import annotate
+from cplmix_ray.models.cplmixvae import training_step as step
+from cplmix_ray.training import callbacks as watch
+from cplmix_ray.training import loop
+from cplmix_ray.utils.durable import aside, replace_tree, settle
 
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.listdir", "os.scandir"}
 

@@ -11,12 +11,12 @@ import ray
 from processes import workers_of
 
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.data.training_set import TrainingSet
-from cplmix_ray.engine.actors import train_on_actors
-from cplmix_ray.engine.plan import Plan
-from cplmix_ray.engine.store import StoredSet
-from cplmix_ray.trainer.loop import Start
+from cplmix_ray.distributed.actors import train_on_actors
+from cplmix_ray.distributed.object_store import StoredSet
+from cplmix_ray.distributed.plan import Plan
+from cplmix_ray.training.loop import Start
 
 CELLS, GENES = 20_000, 5_000
 MEGABYTES = CELLS * GENES * 4 / 2**20

@@ -9,10 +9,10 @@ import sys
 
 import torch
 
-import cplmix_ray.data.on_disk as on_disk
+import cplmix_ray.data.matrix.on_disk as on_disk
 from cplmix_ray.cli.train_command import train
-from cplmix_ray.data.read import read_source
-from cplmix_ray.trainer.feed import Feed
+from cplmix_ray.data.io.read import read_source
+from cplmix_ray.training.prefetch import Feed
 
 BUFFER = 8192
 USUAL = "--n-categories 5 --hidden 16 --bottleneck 6 --batch-size 500 --engine local --threads 1"

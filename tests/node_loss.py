@@ -20,9 +20,9 @@ from ray.cluster_utils import Cluster
 from test_restarts import LAYOUT, long_config
 
 from cplmix_ray.data.dataset import build_dataset, read_source
-from cplmix_ray.engine.restarts import train_through_losses
-from cplmix_ray.trainer.events import Evaluated, Moved, Restarted, Snapshot
-from cplmix_ray.trainer.loop import Start
+from cplmix_ray.distributed.events import Evaluated, Moved, Restarted, Snapshot
+from cplmix_ray.distributed.restarts import train_through_losses
+from cplmix_ray.training.loop import Start
 
 
 def nodes_of_arms() -> list[int]:

@@ -6,10 +6,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from cplmix_ray.config.files import load_search
-from cplmix_ray.search.folder import SearchFolder
+from cplmix_ray.tuning.search_folder import SearchFolder
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["cplmix_ray.search.conduct", "cplmix_ray.engine.ray_train", "sklearn.datasets"])
+_context.set_forkserver_preload(["cplmix_ray.tuning.search", "cplmix_ray.distributed.ray_train", "sklearn.datasets"])
 
 
 def start_search(spec: Path, out: Path) -> BaseProcess:
@@ -21,7 +21,7 @@ def start_search(spec: Path, out: Path) -> BaseProcess:
 
 def _search(spec: Path, out: Path) -> None:
     from cplmix_ray.data.dataset import read_source
-    from cplmix_ray.search.conduct import conduct_search
+    from cplmix_ray.tuning.search import conduct_search
 
     def say(line: str) -> None:
         with open(out / "said.txt", "a", encoding="utf-8") as file:
@@ -40,7 +40,7 @@ def start_beating(folder: Path, patience: float) -> BaseProcess:
 
 
 def _beat(folder: Path, patience: float) -> None:
-    from cplmix_ray.engine.tune.pulse import Pulses
+    from cplmix_ray.tuning.heartbeat import Pulses
 
     Pulses(folder, patience).beat()
     time.sleep(600)

@@ -15,9 +15,9 @@ import pytest
 from sklearn.cluster import KMeans
 
 from cplmix_ray.config import load_config
-from cplmix_ray.data.components import principal_components
 from cplmix_ray.data.dataset import build_dataset, read_source
-from cplmix_ray.scores import label_scores
+from cplmix_ray.data.neighbors.principal_components import principal_components
+from cplmix_ray.metrics.label_scores import label_scores
 
 pytestmark = pytest.mark.slow
 WORM = Path(os.environ.get("CPLMIX_RAY_DATA", "")) / "worm_neuron.h5ad"

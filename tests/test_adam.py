@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cplmix_ray.trainer.adam import Adam
+from cplmix_ray.nn.adam import Adam
 
 
 def parameters() -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from cplmix_ray import CplMixVAE
-from cplmix_ray.errors import InputError
+from cplmix_ray.utils.errors import InputError
 
 SMALL = {"hidden": (16,), "bottleneck": 6, "batch_size": 32, "engine": "local", "threads": 1, "n_neighbours": 5}
 

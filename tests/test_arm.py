@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cplmix_ray.arm import ArmShape, PackedArms
-from cplmix_ray.arm.layers import PackedBatchNorm, PackedLinear, PackedMLP
+from cplmix_ray.collectives.arm_sum import ArmSum
 from cplmix_ray.config import Config, Model, Training
-from cplmix_ray.coupling import ArmSum
-from cplmix_ray.data.preparation import Preparation
-from cplmix_ray.likelihoods import LIKELIHOODS
-from cplmix_ray.trainer.arm_group import ArmGroup
-from cplmix_ray.trainer.step import Exercise, train_step
+from cplmix_ray.data.preprocessing.preparation import Preparation
+from cplmix_ray.distributions import LIKELIHOODS
+from cplmix_ray.models.cplmixvae.arm_group import ArmGroup
+from cplmix_ray.models.cplmixvae.network import ArmShape, PackedArms
+from cplmix_ray.models.cplmixvae.training_step import Exercise, train_step
+from cplmix_ray.nn.packed_layers import PackedBatchNorm, PackedLinear, PackedMLP
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,20 @@ import scipy.sparse as sp
 import torch
 import yaml
 
-from cplmix_ray.augmenter import Augmenter, AugmenterShape, Discriminator, freeze, revive, train_augmenter
-from cplmix_ray.augmenter.objective import (
+from cplmix_ray.augmentations.learned import Learned
+from cplmix_ray.checkpoints.checkpoint import latest_checkpoint
+from cplmix_ray.cli.augment_command import augment, parse_augment
+from cplmix_ray.cli.predict_command import predict
+from cplmix_ray.cli.train_command import train
+from cplmix_ray.config.augment import AugmentConfig
+from cplmix_ray.config.files import parse_config
+from cplmix_ray.config.section import Section
+from cplmix_ray.data.dataset import build_dataset, read_input, read_source
+from cplmix_ray.data.io.augmenter_file import MANIFEST, WEIGHTS, read_augmenter
+from cplmix_ray.data.preprocessing.preparation import Preparation
+from cplmix_ray.models.vaegan.frozen import freeze, revive
+from cplmix_ray.models.vaegan.networks import Augmenter, AugmenterShape, Discriminator
+from cplmix_ray.models.vaegan.objective import (
     discriminator_loss,
     fooling_loss,
     gaussian_kl,
@@ -22,22 +34,11 @@ from cplmix_ray.augmenter.objective import (
     log_likelihood,
     triplet,
 )
-from cplmix_ray.augmenter.quality import Cells, measure
-from cplmix_ray.augmenter.randomness import minibatches
-from cplmix_ray.augmenter.training import Rivals, spread_of
-from cplmix_ray.cli.augment_command import augment, parse_augment
-from cplmix_ray.cli.predict_command import predict
-from cplmix_ray.cli.train_command import train
-from cplmix_ray.config.augment import AugmentConfig
-from cplmix_ray.config.files import parse_config
-from cplmix_ray.config.section import Section
-from cplmix_ray.copies.learned import Learned
-from cplmix_ray.data.augmenter_file import MANIFEST, WEIGHTS, read_augmenter
-from cplmix_ray.data.dataset import build_dataset, read_input, read_source
-from cplmix_ray.data.preparation import Preparation
-from cplmix_ray.errors import InputError
-from cplmix_ray.run.augment import prepare_task
-from cplmix_ray.trainer.checkpoint import latest_checkpoint
+from cplmix_ray.models.vaegan.quality import Cells, measure
+from cplmix_ray.models.vaegan.randomness import minibatches
+from cplmix_ray.models.vaegan.training import Rivals, spread_of, train_augmenter
+from cplmix_ray.training.augment import prepare_task
+from cplmix_ray.utils.errors import InputError
 
 SHAPE = AugmenterShape(12, latent_dim=3, noise_dim=4, hidden=(16, 8), pixels=True, nonnegative=True)
 CPU = torch.device("cpu")

@@ -29,8 +29,8 @@ from cplmix_ray.cli.evaluate_command import evaluate
 from cplmix_ray.cli.exits import run_command
 from cplmix_ray.cli.predict_command import predict
 from cplmix_ray.cli.train_command import train
-from cplmix_ray.engine.plan import Devices
-from cplmix_ray.errors import InputError, TrainingError
+from cplmix_ray.distributed.plan import Devices
+from cplmix_ray.utils.errors import InputError, TrainingError
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_settings_that_do_not_fit_images(folder, words, named):
 @pytest.fixture
 def two_cores(monkeypatch):
     """Whatever this machine has; a Ray that is already there has its own few."""
-    monkeypatch.setattr("cplmix_ray.engine.run.local_devices", lambda: Devices(0, 2, "this machine"))
+    monkeypatch.setattr("cplmix_ray.distributed.engines.local_devices", lambda: Devices(0, 2, "this machine"))
 
 
 def test_more_workers_than_the_machine_holds(folder, two_cores):

@@ -19,25 +19,25 @@ from scipy.stats import spearmanr
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from cplmix_ray.benchmark.cells import cells_of, common_types
-from cplmix_ray.benchmark.conduct import conduct_benchmark, without_row
-from cplmix_ray.benchmark.curve import Point, draw_curves, points_of
-from cplmix_ray.benchmark.entries import Entry, load_entries
-from cplmix_ray.benchmark.jobs import jobs_of, locate, read_settings, settings_text
-from cplmix_ray.benchmark.rank import ALL, rankings, seed_agreement, write_rankings
-from cplmix_ray.benchmark.rivals import resolve_clusters
-from cplmix_ray.benchmark.rows import COLUMNS, append_row, key_of, number, read_rows, value_of
-from cplmix_ray.benchmark.run import Place, categories_file, perform
-from cplmix_ray.benchmark.table import groups_of, mean_sd, varied
+from cplmix_ray.benchmarks.baselines import resolve_clusters
+from cplmix_ray.benchmarks.curve import Point, draw_curves, points_of
+from cplmix_ray.benchmarks.datasets import cells_of, common_types
+from cplmix_ray.benchmarks.entries import Entry, load_entries
+from cplmix_ray.benchmarks.jobs import jobs_of, locate, read_settings, settings_text
+from cplmix_ray.benchmarks.rank import ALL, rankings, seed_agreement, write_rankings
+from cplmix_ray.benchmarks.results import COLUMNS, append_row, key_of, number, read_rows, value_of
+from cplmix_ray.benchmarks.runner import conduct_benchmark, without_row
+from cplmix_ray.benchmarks.single_run import Place, categories_file, perform
+from cplmix_ray.benchmarks.table import groups_of, mean_sd, varied
+from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.cli.bench_command import bench
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.data.components import principal_components
 from cplmix_ray.data.dataset import build_dataset, read_source
-from cplmix_ray.data.fit import fit_preparation
-from cplmix_ray.errors import InputError, TrainingError
-from cplmix_ray.run.conduct import conduct
-from cplmix_ray.run.folder import RunFolder
-from cplmix_ray.scores import label_scores
+from cplmix_ray.data.neighbors.principal_components import principal_components
+from cplmix_ray.data.preprocessing.fit import fit_preparation
+from cplmix_ray.metrics.label_scores import label_scores
+from cplmix_ray.training.run import conduct
+from cplmix_ray.utils.errors import InputError, TrainingError
 
 SMALL = {
     "model.hidden": [12],
@@ -134,8 +134,8 @@ def test_a_row_holds_the_figures_of_the_run_that_train_would_make(measured, cell
 
 def test_the_loss_on_validation_cells_is_that_of_eq_7_without_the_coupling(cells, tmp_path):
     """By the formulas: Gaussian KL of the state and entropy of the category, in NumPy."""
-    from cplmix_ray.benchmark.run import held_out_losses
-    from cplmix_ray.trainer.reading import row_reader
+    from cplmix_ray.benchmarks.single_run import held_out_losses
+    from cplmix_ray.data.device_transfer import row_reader
 
     this = job(cells, set={**SMALL, "objective.beta": 0.7, "model.n_categories": 3})
     data = build_dataset(cells_of(this), this.config)
@@ -282,7 +282,9 @@ def test_a_default_that_changes_makes_another_run(cells, monkeypatch):
 
     before = job(cells)
     other = {"objective": before.config.objective.model_copy(update={"lam": 3.0})}
-    monkeypatch.setattr("cplmix_ray.benchmark.jobs.parse_config", lambda *given: before.config.model_copy(update=other))
+    monkeypatch.setattr(
+        "cplmix_ray.benchmarks.jobs.parse_config", lambda *given: before.config.model_copy(update=other)
+    )
     assert Objective().lam == 1.0
     assert job(cells).key != before.key
 

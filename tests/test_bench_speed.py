@@ -5,15 +5,16 @@ import dataclasses
 import pytest
 import torch
 
-from cplmix_ray.benchmark.rows import read_rows
-from cplmix_ray.benchmark.speed import machine, measure, spread
-from cplmix_ray.benchmark.speed.case import COLUMNS, MEASURED, Case, cases_of, key_of
-from cplmix_ray.benchmark.speed.compare import quartiles
-from cplmix_ray.benchmark.speed.machine import PeakMemory, emulates_16_bits, matmul_peak
-from cplmix_ray.benchmark.speed.memory import memory_of
-from cplmix_ray.benchmark.speed.shape import Shape
+from cplmix_ray.benchmarks.results import read_rows
+from cplmix_ray.benchmarks.speed import distributed as spread
+from cplmix_ray.benchmarks.speed import machine, measure
+from cplmix_ray.benchmarks.speed.case import COLUMNS, MEASURED, Case, cases_of, key_of
+from cplmix_ray.benchmarks.speed.compare import quartiles
+from cplmix_ray.benchmarks.speed.machine import PeakMemory, emulates_16_bits, matmul_peak
+from cplmix_ray.benchmarks.speed.memory import memory_of
+from cplmix_ray.benchmarks.speed.shape import Shape
 from cplmix_ray.cli.bench_command import bench
-from cplmix_ray.errors import InputError, TrainingError
+from cplmix_ray.utils.errors import InputError, TrainingError
 
 TINY = Shape(cells=32, genes=40, n_categories=5, hidden=(12, 12))
 LINE = ["speed", "--cells", "32", "--genes", "40", "--n-categories", "5", "--hidden", "12", "12", "--rounds", "2"]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from bitwise import assert_bitwise
 
+from cplmix_ray.checkpoints.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
 from cplmix_ray.cli.train_command import train as train_command
-from cplmix_ray.trainer.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
-from cplmix_ray.trainer.events import Snapshot
+from cplmix_ray.distributed.events import Snapshot
 
 
 def snapshot(step: int) -> Snapshot:

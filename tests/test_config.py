@@ -11,8 +11,8 @@ from cplmix_ray.cli.train_command import parse_train
 from cplmix_ray.config import Config, Training, load_config, save_config
 from cplmix_ray.config.files import dump_config, load_search, parse_config
 from cplmix_ray.config.section import Section
-from cplmix_ray.errors import InputError
-from cplmix_ray.search.space import check_space
+from cplmix_ray.tuning.space import check_space
+from cplmix_ray.utils.errors import InputError
 
 # Scripts depend on these names. Adding or renaming one is a decision, and this list is where it is taken.
 TRAIN_OPTIONS = """

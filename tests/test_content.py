@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from cplmix_ray.arm import ArmShape, PackedArms
+from cplmix_ray.augmentations.build import build_copies
+from cplmix_ray.augmentations.pose import Pose
 from cplmix_ray.config import Config, Copies, Model
-from cplmix_ray.content import measure, view, view_side
-from cplmix_ray.copies import build_copies
-from cplmix_ray.copies.pose import Pose
 from cplmix_ray.data.dataset import build_dataset, read_source
-from cplmix_ray.data.dsprites import SIDE, render
-from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.data.io.dsprites import SIDE, render
+from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.data.training_set import TrainingSet
-from cplmix_ray.errors import InputError
-from cplmix_ray.likelihoods import LIKELIHOODS
+from cplmix_ray.distributions import LIKELIHOODS
+from cplmix_ray.models.cplmixvae.network import ArmShape, PackedArms
+from cplmix_ray.nn.image_moments import measure, view, view_side
+from cplmix_ray.utils.errors import InputError
 
 SHAPE = (SIDE, SIDE)
 SQUARE, ELLIPSE, HEART = range(3)

@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-import cplmix_ray.data.tables as tables
+import cplmix_ray.data.io.csv_tables as tables
 from cplmix_ray.cli.evaluate_command import evaluate
 from cplmix_ray.cli.exits import run_command
 from cplmix_ray.cli.predict_command import predict
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.dataset import build_dataset, read_source
-from cplmix_ray.data.gene_list import read_gene_list
-from cplmix_ray.errors import InputError
+from cplmix_ray.data.io.gene_list import read_gene_list
+from cplmix_ray.utils.errors import InputError
 
 N, G = 40, 12
 IDS = [f"F1S4_{i:03d}" for i in range(N)]

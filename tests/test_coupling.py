@@ -10,7 +10,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from cplmix_ray.coupling import ArmSum, DSigmaCoupling
+from cplmix_ray.collectives.arm_sum import ArmSum
+from cplmix_ray.couplings.distances import DSigmaCoupling
 
 FLOOR = 1e-3
 TAU = 0.2

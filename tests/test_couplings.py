@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cplmix_ray.coupling import ArmSum, build_coupling
-from cplmix_ray.simplex import aitchison_distance
+from cplmix_ray.collectives.arm_sum import ArmSum
+from cplmix_ray.couplings.build import build_coupling
+from cplmix_ray.couplings.simplex import aitchison_distance
 
 NAMES = ("d_sigma", "aitchison", "euclidean", "agreement")
 

@@ -11,17 +11,17 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-import cplmix_ray.data.neighbours as neighbours_module
+import cplmix_ray.data.neighbors.nearest as neighbours_module
 from cplmix_ray.config import Config
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.data.components import principal_components
 from cplmix_ray.data.dataset import build_dataset, read_source, source_from_anndata
-from cplmix_ray.data.neighbours import nearest
-from cplmix_ray.data.preparation import Preparation, prepare
+from cplmix_ray.data.neighbors.nearest import nearest
+from cplmix_ray.data.neighbors.principal_components import principal_components
+from cplmix_ray.data.preprocessing.preparation import Preparation, prepare
 from cplmix_ray.data.split import split_cells
 from cplmix_ray.data.training_set import TrainingSet, copies_for, dense_rows
-from cplmix_ray.errors import InputError
-from cplmix_ray.run.model import TrainedModel
+from cplmix_ray.evaluation.trained_model import TrainedModel
+from cplmix_ray.utils.errors import InputError
 
 N_TYPES, MARKERS = 3, 4
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cplmix_ray.scores import disentanglement
+from cplmix_ray.metrics.disentanglement import disentanglement
 
 FACTORS = np.array(list(itertools.product(range(3), range(4), range(5), range(6), range(6))))
 N = len(FACTORS)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.errors import InputError
+from cplmix_ray.utils.errors import InputError
 
 TRAIN = "--engine ray --hidden 24 --bottleneck 8 --batch-size 64 --log-every 5 --evaluate-every 400"
 

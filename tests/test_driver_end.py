@@ -13,9 +13,9 @@ import psutil
 import pytest
 from processes import workers_of
 
+from cplmix_ray.checkpoints.checkpoint import latest_checkpoint
 from cplmix_ray.cli.exits import run_command
-from cplmix_ray.engine import orphans
-from cplmix_ray.trainer.checkpoint import latest_checkpoint
+from cplmix_ray.distributed import orphans
 
 PATIENCE = 4
 

@@ -15,11 +15,11 @@ from cplmix_ray.cli.predict_command import predict
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.dataset import build_dataset, read_source
-from cplmix_ray.data.dsprites import SIZES, DSprites, possible_values, render
-from cplmix_ray.data.factored import FACTORS, PackedImages
-from cplmix_ray.data.lazy import LazyRows
+from cplmix_ray.data.io.dsprites import SIZES, DSprites, possible_values, render
+from cplmix_ray.data.io.factor_images import FACTORS, PackedImages
+from cplmix_ray.data.matrix.lazy import LazyRows
 from cplmix_ray.data.training_set import dense_rows
-from cplmix_ray.errors import InputError
+from cplmix_ray.utils.errors import InputError
 
 N = 737_280
 SQUARE, ELLIPSE, HEART = range(3)

@@ -24,19 +24,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_engines import STEPS, config_of
 
 from cplmix_ray import CplMixVAE
+from cplmix_ray.checkpoints import checkpoint as checkpoint_files
+from cplmix_ray.checkpoints.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
+from cplmix_ray.checkpoints.manifest import pack
 from cplmix_ray.cli.train_command import train as train_command
 from cplmix_ray.config import Config, load_config
-from cplmix_ray.data.preparation import Preparation
-from cplmix_ray.durable import aside
-from cplmix_ray.errors import DiskError, InputError
-from cplmix_ray.run.cells import write_cells
-from cplmix_ray.run.model import TrainedModel
-from cplmix_ray.run.scalars import ScalarFile
-from cplmix_ray.trainer import checkpoint as checkpoint_files
-from cplmix_ray.trainer.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
-from cplmix_ray.trainer.events import Snapshot
-from cplmix_ray.trainer.loop import Start
-from cplmix_ray.trainer.manifest import pack
+from cplmix_ray.data.io.write_h5ad import write_cells
+from cplmix_ray.data.preprocessing.preparation import Preparation
+from cplmix_ray.distributed.events import Snapshot
+from cplmix_ray.evaluation.trained_model import TrainedModel
+from cplmix_ray.training.event_file import ScalarFile
+from cplmix_ray.training.loop import Start
+from cplmix_ray.utils.durable import aside
+from cplmix_ray.utils.errors import DiskError, InputError
 
 data = test_engines.data
 EVERY, N_STEPS = 6, 80

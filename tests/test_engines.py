@@ -7,14 +7,14 @@ import torch
 from cplmix_ray.config import Config, Placement
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.dataset import build_dataset, read_source
-from cplmix_ray.engine.actors import train_on_actors
-from cplmix_ray.engine.local import train_packed
-from cplmix_ray.engine.plan import Devices, Plan, make_plan
-from cplmix_ray.engine.session import cluster_devices
-from cplmix_ray.errors import InputError, NonFiniteError, TrainingError
-from cplmix_ray.run.model import TrainedModel
-from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
-from cplmix_ray.trainer.loop import Start
+from cplmix_ray.distributed.actors import train_on_actors
+from cplmix_ray.distributed.events import Evaluated, Logged, Snapshot
+from cplmix_ray.distributed.local import train_packed
+from cplmix_ray.distributed.plan import Devices, Plan, make_plan
+from cplmix_ray.distributed.ray_init import cluster_devices
+from cplmix_ray.evaluation.trained_model import TrainedModel
+from cplmix_ray.training.loop import Start
+from cplmix_ray.utils.errors import InputError, NonFiniteError, TrainingError
 
 STEPS = 12
 

@@ -20,15 +20,15 @@ from ray.exceptions import RayError
 from test_engines import plan_of
 from test_restarts import assert_bitwise, await_free, long_config
 
-from cplmix_ray.engine import actors
-from cplmix_ray.engine.plan import Plan
-from cplmix_ray.engine.pulse import Pulse
-from cplmix_ray.engine.restarts import train_through_losses
-from cplmix_ray.errors import TrainingError
-from cplmix_ray.run.conduct import conduct
-from cplmix_ray.run.folder import RunFolder
-from cplmix_ray.trainer.events import Logged, Restarted, Snapshot
-from cplmix_ray.trainer.loop import Start
+from cplmix_ray.checkpoints.run_folder import RunFolder
+from cplmix_ray.distributed import actors
+from cplmix_ray.distributed.events import Logged, Restarted, Snapshot
+from cplmix_ray.distributed.heartbeat import Pulse
+from cplmix_ray.distributed.plan import Plan
+from cplmix_ray.distributed.restarts import train_through_losses
+from cplmix_ray.training.loop import Start
+from cplmix_ray.training.run import conduct
+from cplmix_ray.utils.errors import TrainingError
 
 data = test_engines.data
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")

@@ -9,13 +9,13 @@ from sklearn.metrics import adjusted_rand_score
 from test_stages import GUESS, assert_bitwise, config_of, planted, run, snapshots_of
 
 from cplmix_ray.config import Config
-from cplmix_ray.data import partitions
-from cplmix_ray.data.cells import source_from_anndata
 from cplmix_ray.data.dataset import Dataset, build_dataset, read_source
-from cplmix_ray.data.views import views_of
-from cplmix_ray.errors import InputError
-from cplmix_ray.run.model import TrainedModel
-from cplmix_ray.trainer.step import _surprise
+from cplmix_ray.data.io.h5ad import source_from_anndata
+from cplmix_ray.data.neighbors import initial_clustering as partitions
+from cplmix_ray.data.neighbors.normalized_components import views_of
+from cplmix_ray.evaluation.trained_model import TrainedModel
+from cplmix_ray.models.cplmixvae.training_step import _surprise
+from cplmix_ray.utils.errors import InputError
 
 NEAR = {"copies": {"neighbour_space": "ensemble"}}
 
@@ -215,7 +215,7 @@ def test_a_shelf_tells_guesses_of_different_settings_apart_and_keeps_what_only_t
     from dataclasses import replace
 
     from cplmix_ray.data.source import Factors
-    from cplmix_ray.engine.tune.shelf import shelf_of
+    from cplmix_ray.tuning.dataset_cache import shelf_of
 
     adata = planted()
     states = np.random.default_rng(3).random((adata.n_obs, 2))

@@ -29,7 +29,7 @@ from cplmix_ray.cli.predict_command import predict
 from cplmix_ray.cli.simulate_command import simulate
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.cli.tune_command import tune
-from cplmix_ray.data.augmenter_file import MANIFEST, WEIGHTS
+from cplmix_ray.data.io.augmenter_file import MANIFEST, WEIGHTS
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_members_with_odd_names_are_not_unpacked(folder, refused_row):
 )
 def test_an_archive_that_unpacks_to_more_than_there_is(folder, monkeypatch, how, refused_row):
     """Its size is said truly: a hundredth of it is on the disk. The memory that is free is made small here."""
-    monkeypatch.setattr("cplmix_ray.data.archive.free_memory", lambda: 1 << 20)
+    monkeypatch.setattr("cplmix_ray.data.io.npz_archive.free_memory", lambda: 1 << 20)
     target = io.BytesIO()
     np.save(target, np.zeros((3000, 28, 28), np.uint8))
     with zipfile.ZipFile(folder / "images.npz", "w", how) as archive:

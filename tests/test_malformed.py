@@ -28,7 +28,7 @@ from refusals import line_of, stderr_in, tree_of
 
 from cplmix_ray.cli.exits import run_command
 from cplmix_ray.cli.train_command import train
-from cplmix_ray.run import annotate  # noqa: F401  imported by the command where it is needed, which takes seconds
+from cplmix_ray.evaluation import annotate  # noqa: F401  imported by the command where it is needed, which takes seconds
 
 SECONDS = 60
 """A case that takes longer counts as one that hangs."""

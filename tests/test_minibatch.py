@@ -9,12 +9,16 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from cplmix_ray.arm.gene_layers import OutputLayer, RowsProduct, with_one
-from cplmix_ray.arm.layers import ArmProduct, PackedBatchNorm
-from cplmix_ray.likelihoods import LIKELIHOODS
-from cplmix_ray.minibatch import DenseRows, GatheredRows, Rows, SparseRows, StackedRows, kept
-from cplmix_ray.minibatch import dense as dense_module
-from cplmix_ray.trainer.reading import row_reader
+from cplmix_ray.data.device_transfer import row_reader
+from cplmix_ray.distributions import LIKELIHOODS
+from cplmix_ray.nn import dense_rows as dense_module
+from cplmix_ray.nn.dense_rows import DenseRows, GatheredRows
+from cplmix_ray.nn.dropout_masks import kept
+from cplmix_ray.nn.gene_layers import OutputLayer, RowsProduct, with_one
+from cplmix_ray.nn.packed_layers import ArmProduct, PackedBatchNorm
+from cplmix_ray.nn.rows import Rows
+from cplmix_ray.nn.sparse_rows import SparseRows
+from cplmix_ray.nn.stacked_rows import StackedRows
 
 CPU = torch.device("cpu")
 N, G = 7, 40

@@ -22,10 +22,10 @@ from test_engines import STEPS, config_of, plan_of
 from cplmix_ray.cli.exits import run_command
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.data.dataset import build_dataset, source_from_anndata
-from cplmix_ray.engine.local import train_packed
-from cplmix_ray.errors import NonFiniteError
-from cplmix_ray.trainer.events import Snapshot
-from cplmix_ray.trainer.loop import Start
+from cplmix_ray.distributed.events import Snapshot
+from cplmix_ray.distributed.local import train_packed
+from cplmix_ray.training.loop import Start
+from cplmix_ray.utils.errors import NonFiniteError
 
 data = test_engines.data
 MESSAGE = r"The (.+) of arm (\d+) is not finite at step (\d+); lower --lr or --lam"
@@ -77,7 +77,7 @@ def test_whatever_tensor_of_an_arm_is_poisoned_that_arm_is_named(data, fault_row
 def test_a_run_never_scores_or_saves_what_is_not_finite(ray_cluster, data, engine, name, said):
     """Infinities that no term of the objective shows: training does not look at a running variance, and a moment of
     Adam that has no bound only stops its weight for ever."""
-    from cplmix_ray.engine.actors import train_on_actors
+    from cplmix_ray.distributed.actors import train_on_actors
 
     config = config_of(2)
     start = events_of(config, data.training)[-1]
@@ -121,8 +121,8 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(data, value, faul
     """Injected into one arm's gradient of one weight, as an overflow in backward would be."""
     from test_objective import CPU, exercise_of
 
-    from cplmix_ray.trainer.arm_group import ArmGroup
-    from cplmix_ray.trainer.step import train_step
+    from cplmix_ray.models.cplmixvae.arm_group import ArmGroup
+    from cplmix_ray.models.cplmixvae.training_step import train_step
 
     config = config_of(3, likelihood="bernoulli")
     group = ArmGroup(config, data.training.preparation, (0, 1, 2), CPU)

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, NegativeBinomial, Normal, kl_divergence
 from torch.nn.functional import batch_norm
 
+from cplmix_ray.collectives.arm_sum import ArmSum
 from cplmix_ray.config import Config, Model, Objective, Training
-from cplmix_ray.coupling import ArmSum
-from cplmix_ray.data.preparation import Preparation
-from cplmix_ray.minibatch import SparseRows
-from cplmix_ray.objective import (
+from cplmix_ray.data.preprocessing.preparation import Preparation
+from cplmix_ray.models.cplmixvae import training_step as trainer_step
+from cplmix_ray.models.cplmixvae.arm_group import ArmGroup
+from cplmix_ray.models.cplmixvae.objective import (
     Terms,
     Weights,
     arm_weight,
@@ -23,11 +24,10 @@ from cplmix_ray.objective import (
     marginal_entropy,
     state_kl,
 )
-from cplmix_ray.trainer import step as trainer_step
-from cplmix_ray.trainer.arm_group import ArmGroup
-from cplmix_ray.trainer.randomness import GUMBEL, STATE
-from cplmix_ray.trainer.schedules import weights_at
-from cplmix_ray.trainer.step import Exercise, train_step
+from cplmix_ray.models.cplmixvae.schedules import weights_at
+from cplmix_ray.models.cplmixvae.training_step import Exercise, train_step
+from cplmix_ray.nn.sparse_rows import SparseRows
+from cplmix_ray.utils.randomness import GUMBEL, STATE
 
 CPU = torch.device("cpu")
 N_CELLS, N_GENES, LIBRARY = 13, 7, 20.0

@@ -19,36 +19,36 @@ import scipy.sparse as sp
 import torch
 from anndata.io import write_elem
 
-import cplmix_ray.data.free_memory as free_memory_module
-import cplmix_ray.data.matrix_file as matrix_file_module
-import cplmix_ray.data.on_disk as on_disk_module
-import cplmix_ray.data.places as places_module
-import cplmix_ray.run.model as model_module
+import cplmix_ray.data.matrix.hdf5_matrix as matrix_file_module
+import cplmix_ray.data.matrix.on_disk as on_disk_module
+import cplmix_ray.data.neighbors.index as places_module
+import cplmix_ray.evaluation.trained_model as model_module
+import cplmix_ray.utils.free_memory as free_memory_module
 from cplmix_ray.api import CplMixVAE
+from cplmix_ray.augmentations.build import build_copies
 from cplmix_ray.cli.predict_command import predict
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.copies import build_copies
-from cplmix_ray.data.backed import DiskUse, stays_on_disk
 from cplmix_ray.data.dataset import Dataset, build_dataset, read_source
-from cplmix_ray.data.free_memory import free_memory
-from cplmix_ray.data.neighbours import nearest
-from cplmix_ray.data.on_disk import RowsOnDisk
-from cplmix_ray.data.places import Places
+from cplmix_ray.data.device_transfer import row_reader
+from cplmix_ray.data.io.h5ad_backed import DiskUse, stays_on_disk
+from cplmix_ray.data.matrix.on_disk import RowsOnDisk
+from cplmix_ray.data.neighbors.index import Places
+from cplmix_ray.data.neighbors.nearest import nearest
 from cplmix_ray.data.training_set import TrainingSet, copies_for
-from cplmix_ray.engine.actors import train_on_actors
-from cplmix_ray.engine.local import train_packed
-from cplmix_ray.engine.plan import Plan
-from cplmix_ray.errors import InputError
-from cplmix_ray.run.model import TrainedModel
-from cplmix_ray.scores import hungarian_accuracy
-from cplmix_ray.trainer.cell_order import BLOCK, BlockOrder
-from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
-from cplmix_ray.trainer.feed import Feed
-from cplmix_ray.trainer.inference import posteriors
-from cplmix_ray.trainer.loop import Start, train_arms
-from cplmix_ray.trainer.reading import row_reader
-from cplmix_ray.trainer.supply import Held, open_supply
+from cplmix_ray.distributed.actors import train_on_actors
+from cplmix_ray.distributed.events import Evaluated, Logged, Snapshot
+from cplmix_ray.distributed.local import train_packed
+from cplmix_ray.distributed.plan import Plan
+from cplmix_ray.evaluation.inference import posteriors
+from cplmix_ray.evaluation.trained_model import TrainedModel
+from cplmix_ray.metrics.label_scores import hungarian_accuracy
+from cplmix_ray.training.batch_source import Held, open_supply
+from cplmix_ray.training.loop import Start, train_arms
+from cplmix_ray.training.prefetch import Feed
+from cplmix_ray.training.sampler import BLOCK, BlockOrder
+from cplmix_ray.utils.errors import InputError
+from cplmix_ray.utils.free_memory import free_memory
 
 CELLS, GENES = 500, 30
 

@@ -5,12 +5,12 @@ import pytest
 import scipy.stats
 import torch
 
+from cplmix_ray.augmentations.affine import Affine
+from cplmix_ray.augmentations.build import build_copies
+from cplmix_ray.augmentations.placement import Centre, Deskew, Move, Standardise
 from cplmix_ray.config import Copies
-from cplmix_ray.copies import build_copies
-from cplmix_ray.copies.images import Affine
-from cplmix_ray.copies.place import Centre, Deskew, Move, Standardise
-from cplmix_ray.data.dsprites import N_IMAGES, DSprites
-from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.data.io.dsprites import N_IMAGES, DSprites
+from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.data.training_set import TrainingSet
 
 SHAPE = (12, 17)

@@ -10,19 +10,19 @@ import torch
 from bitwise import assert_bitwise
 from ray.tune.schedulers import TrialScheduler
 
+from cplmix_ray.checkpoints.checkpoint import latest_checkpoint, write_checkpoint
 from cplmix_ray.config.search import SearchConfig
-from cplmix_ray.data.preparation import Preparation
-from cplmix_ray.engine.tune import population as here
-from cplmix_ray.engine.tune.job import SearchJob
-from cplmix_ray.engine.tune.schedulers import scheduler_of
-from cplmix_ray.engine.tune.state import Exchange, Move, TrialState
-from cplmix_ray.errors import DiskError, TrainingError
-from cplmix_ray.search.folder import SearchFolder
-from cplmix_ray.search.population import Member, keep_exchange, read_exchanges
-from cplmix_ray.search.records import append_report, write_entry
-from cplmix_ray.search.rest import rest_of
-from cplmix_ray.trainer.checkpoint import latest_checkpoint, write_checkpoint
-from cplmix_ray.trainer.events import Snapshot
+from cplmix_ray.data.preprocessing.preparation import Preparation
+from cplmix_ray.distributed.events import Snapshot
+from cplmix_ray.tuning import population_scheduler as here
+from cplmix_ray.tuning.exchanges import Member, keep_exchange, read_exchanges
+from cplmix_ray.tuning.records import append_report, write_entry
+from cplmix_ray.tuning.resume import rest_of
+from cplmix_ray.tuning.schedulers import scheduler_of
+from cplmix_ray.tuning.search_folder import SearchFolder
+from cplmix_ray.tuning.spec import SearchJob
+from cplmix_ray.tuning.trial_state import Exchange, Move, TrialState
+from cplmix_ray.utils.errors import DiskError, TrainingError
 
 SPACE = {"objective.lam": {"loguniform": [0.1, 10]}, "training.lr": {"choice": [1e-3, 2e-3, 3e-3, 4e-3]}}
 SPEC = SearchConfig.model_validate(
@@ -263,7 +263,7 @@ def test_no_damaged_exchange_is_believed(tmp_path, kind):
 def test_exchanges_of_somebody_else_are_passed_over(tmp_path, change):
     from dataclasses import asdict
 
-    from cplmix_ray.search.sealed import append_record
+    from cplmix_ray.tuning.jsonl import append_record
 
     folder = SearchFolder(tmp_path)
     append_record(folder.exchanges, {"step": 10, "moves": [{**asdict(MOVE), **change}]})
@@ -315,7 +315,7 @@ def test_a_moved_trial_takes_the_better_ones_weights_once(tmp_path):
 
 def test_a_kill_at_any_moment_of_the_taking_is_made_good(tmp_path, monkeypatch):
     """At whatever operation on files the process ends, the next one takes what was to be taken."""
-    from cplmix_ray.search import population as here
+    from cplmix_ray.tuning import exchanges as here
 
     for stop_at in range(3):
         folder = SearchFolder(tmp_path / str(stop_at))
@@ -375,7 +375,7 @@ def test_weights_that_cannot_be_read_are_a_sentence_and_the_own_ones_stay(tmp_pa
 def test_no_room_for_the_weights_is_a_sentence(tmp_path, monkeypatch):
     import errno
 
-    from cplmix_ray.search import population as here
+    from cplmix_ray.tuning import exchanges as here
 
     folder = SearchFolder(tmp_path)
     save(folder, "0000", 10), save(folder, "0001", 10)

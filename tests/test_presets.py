@@ -11,7 +11,7 @@ import pytest
 from cplmix_ray.cli.simulate_command import simulate
 from cplmix_ray.cli.train_command import parse_train, train
 from cplmix_ray.config import load_config, load_preset, preset_names
-from cplmix_ray.errors import InputError
+from cplmix_ray.utils.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "cplmix_ray" / "presets").iterdir())

@@ -14,13 +14,13 @@ from processes import workers_of
 from test_engines import config_of, plan_of
 from test_restarts import LAYOUT, assert_bitwise, await_free, long_config
 
-from cplmix_ray.engine.local import train_packed
-from cplmix_ray.engine.ray_train import train_on_ray_train
-from cplmix_ray.engine.ray_train.storage import train_storage
-from cplmix_ray.engine.ray_train.worker import read_parts, write_part
-from cplmix_ray.errors import InputError, NonFiniteError, TrainingError
-from cplmix_ray.trainer.events import Event, Logged, Noticed, Restarted, Snapshot
-from cplmix_ray.trainer.loop import Start
+from cplmix_ray.distributed.events import Event, Logged, Noticed, Restarted, Snapshot
+from cplmix_ray.distributed.local import train_packed
+from cplmix_ray.distributed.ray_train.launch import train_on_ray_train
+from cplmix_ray.distributed.ray_train.storage import train_storage
+from cplmix_ray.distributed.ray_train.worker import read_parts, write_part
+from cplmix_ray.training.loop import Start
+from cplmix_ray.utils.errors import InputError, NonFiniteError, TrainingError
 
 data = test_engines.data
 # Ray Train carries Ray Data along, which warns of settings of its own.

@@ -13,11 +13,11 @@ import psutil
 import pytest
 from refusals import cells, refused_training
 
-from cplmix_ray.data import rehearsal
-from cplmix_ray.data.enclosed import readable
-from cplmix_ray.data.read import read_source
-from cplmix_ray.data.rehearsal import rehearsed
-from cplmix_ray.errors import InputError
+from cplmix_ray.data.io.read import read_source
+from cplmix_ray.data.validation import subprocess_probe as rehearsal
+from cplmix_ray.data.validation.hdf5_safety import readable
+from cplmix_ray.data.validation.subprocess_probe import rehearsed
+from cplmix_ray.utils.errors import InputError
 
 HEAP, FIRST_SIZE = b"GCOL", 24
 """Where HDF5 keeps strings: a heap begins with its name, and 24 bytes on is the size of its first one."""

@@ -10,15 +10,15 @@ import torch
 import torch.distributed as dist
 from test_engines import STEPS, assert_same_run, config_of, sorted_out
 
+from cplmix_ray.collectives.process_groups import Peers
 from cplmix_ray.config import Config
 from cplmix_ray.data.dataset import build_dataset, read_source
-from cplmix_ray.engine.actors import train_on_actors
-from cplmix_ray.engine.local import train_packed
-from cplmix_ray.engine.plan import Devices, Plan, make_plan
-from cplmix_ray.errors import InputError, ShortfallError
-from cplmix_ray.trainer.events import Logged, merge
-from cplmix_ray.trainer.loop import Start, train_arms
-from cplmix_ray.trainer.peers import Peers
+from cplmix_ray.distributed.actors import train_on_actors
+from cplmix_ray.distributed.events import Logged, merge
+from cplmix_ray.distributed.local import train_packed
+from cplmix_ray.distributed.plan import Devices, Plan, make_plan
+from cplmix_ray.training.loop import Start, train_arms
+from cplmix_ray.utils.errors import InputError, ShortfallError
 
 CPU = torch.device("cpu")
 

@@ -18,12 +18,12 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError
 from test_engines import config_of, plan_of
 
 from cplmix_ray.config import Config
-from cplmix_ray.engine.failures import as_error, would_repeat
-from cplmix_ray.engine.local import train_packed
-from cplmix_ray.engine.restarts import train_through_losses
-from cplmix_ray.errors import InputError, NonFiniteError, TrainingError, WorkerLostError
-from cplmix_ray.trainer.events import Event, Logged, Restarted, Snapshot
-from cplmix_ray.trainer.loop import Start
+from cplmix_ray.distributed.events import Event, Logged, Restarted, Snapshot
+from cplmix_ray.distributed.failures import as_error, would_repeat
+from cplmix_ray.distributed.local import train_packed
+from cplmix_ray.distributed.restarts import train_through_losses
+from cplmix_ray.training.loop import Start
+from cplmix_ray.utils.errors import InputError, NonFiniteError, TrainingError, WorkerLostError
 
 data = test_engines.data
 LAYOUT = plan_of((0,), (1,))

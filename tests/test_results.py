@@ -17,14 +17,15 @@ import torch
 import yaml
 
 import cplmix_ray
+from cplmix_ray.checkpoints.checkpoint import latest_checkpoint
 from cplmix_ray.cli.evaluate_command import evaluate
 from cplmix_ray.cli.exits import run_command
 from cplmix_ray.cli.predict_command import predict
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.config import load_config
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.scores import hungarian_accuracy, label_scores, posterior_scores
-from cplmix_ray.trainer.checkpoint import latest_checkpoint
+from cplmix_ray.metrics.label_scores import hungarian_accuracy, label_scores
+from cplmix_ray.metrics.posterior_scores import posterior_scores
 
 K, ARMS, STATES, STEPS, CELLS, GENES = 4, 2, 3, 30, 96, 40
 LINE = (

@@ -8,20 +8,21 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from cplmix_ray.arm import gaussian_sample, gumbel_noise, gumbel_softmax
+from cplmix_ray.augmentations.affine import Affine
+from cplmix_ray.augmentations.base import Copy, make_copies
+from cplmix_ray.augmentations.build import build_copies
+from cplmix_ray.augmentations.expression import GeneDropout, Thinning
+from cplmix_ray.augmentations.neighbors import Neighbours
+from cplmix_ray.collectives.arm_sum import ArmSum
 from cplmix_ray.config import Config, Copies, Model
-from cplmix_ray.copies import Copy, build_copies, make_copies
-from cplmix_ray.copies.cells import GeneDropout, Thinning
-from cplmix_ray.copies.images import Affine
-from cplmix_ray.copies.neighbours import Neighbours
-from cplmix_ray.coupling import ArmSum
-from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.data.training_set import TrainingSet
-from cplmix_ray.minibatch import DenseRows
-from cplmix_ray.trainer import step as trainer_step
-from cplmix_ray.trainer.arm_group import ArmGroup
-from cplmix_ray.trainer.randomness import GUMBEL, STATE
-from cplmix_ray.trainer.step import Exercise, draw_copies, train_step
+from cplmix_ray.models.cplmixvae import training_step as trainer_step
+from cplmix_ray.models.cplmixvae.arm_group import ArmGroup
+from cplmix_ray.models.cplmixvae.training_step import Exercise, draw_copies, train_step
+from cplmix_ray.nn.dense_rows import DenseRows
+from cplmix_ray.nn.sampling import gaussian_sample, gumbel_noise, gumbel_softmax
+from cplmix_ray.utils.randomness import GUMBEL, STATE
 
 CPU = torch.device("cpu")
 UNLIKELY = 1e-4

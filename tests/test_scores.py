@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from cplmix_ray.scores import hungarian_accuracy, label_scores, posterior_scores, score
-from cplmix_ray.scores.posterior import agreement_of_arms, consensus_of_arms, kl_from_uniform
+from cplmix_ray.metrics.label_scores import hungarian_accuracy, label_scores
+from cplmix_ray.metrics.posterior_scores import agreement_of_arms, consensus_of_arms, kl_from_uniform, posterior_scores
+from cplmix_ray.metrics.summary import score
 
 
 def words(text: str) -> np.ndarray:

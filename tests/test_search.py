@@ -23,20 +23,20 @@ from processes import trial_processes, workers_of
 from search_driver import start_beating
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cplmix_ray.checkpoints.checkpoint import latest_checkpoint
 from cplmix_ray.config import Placement
 from cplmix_ray.config.files import load_config
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.data.dataset import build_dataset, read_source
-from cplmix_ray.engine.plan import Devices, make_plan
-from cplmix_ray.engine.tune.trial import bundles_of
-from cplmix_ray.errors import DiskError
-from cplmix_ray.run.model import TrainedModel
-from cplmix_ray.search.conduct import conduct_search
-from cplmix_ray.search.folder import SearchFolder
-from cplmix_ray.search.population import read_exchanges
-from cplmix_ray.search.records import read_reports
-from cplmix_ray.search.space import config_at
-from cplmix_ray.trainer.checkpoint import latest_checkpoint
+from cplmix_ray.distributed.plan import Devices, make_plan
+from cplmix_ray.evaluation.trained_model import TrainedModel
+from cplmix_ray.tuning.exchanges import read_exchanges
+from cplmix_ray.tuning.records import read_reports
+from cplmix_ray.tuning.search import conduct_search
+from cplmix_ray.tuning.search_folder import SearchFolder
+from cplmix_ray.tuning.space import config_at
+from cplmix_ray.tuning.trial_actor import bundles_of
+from cplmix_ray.utils.errors import DiskError
 
 RUN = {
     "model": {"hidden": [16], "bottleneck": 6, "n_categories": 4},
@@ -112,9 +112,9 @@ def test_every_trial_runs_all_its_seeds_and_its_score_is_their_mean(finished):
 def test_a_trial_is_the_run_that_train_would_make(finished, source):
     """Same settings and seed, packed in this process: the same categories."""
     spec, findings, folder, _ = finished
-    from cplmix_ray.engine.local import train_packed
-    from cplmix_ray.engine.plan import Plan
-    from cplmix_ray.trainer.loop import Start
+    from cplmix_ray.distributed.local import train_packed
+    from cplmix_ray.distributed.plan import Plan
+    from cplmix_ray.training.loop import Start
 
     trial = next(t for t in findings.trials if t.point["model.n_arms"] == 2)
     run = folder.trial(trial.name).run(1)
@@ -199,7 +199,7 @@ def test_a_trial_that_the_scheduler_stops_returns_everything(ray_cluster, source
 
 def test_trials_share_the_cells_in_the_store(ray_cluster, source):
     """Sets of other seeds and neighbours share the values; what a reader gets is a view that it cannot write to."""
-    from cplmix_ray.engine.tune.shelf import shelf_of
+    from cplmix_ray.tuning.dataset_cache import shelf_of
 
     config = SearchConfig.model_validate({"run": RUN, "space": {"model.n_arms": {"choice": [1]}}}).run
     with shelf_of(source, build_dataset) as shelf:
@@ -215,7 +215,7 @@ def test_trials_share_the_cells_in_the_store(ray_cluster, source):
 
 
 def test_a_keeper_of_cells_that_is_killed_comes_again_and_leaves_nothing_behind(ray_cluster, source):
-    from cplmix_ray.engine.tune.shelf import shelf_of
+    from cplmix_ray.tuning.dataset_cache import shelf_of
 
     def held() -> float:
         return ray_cluster.cluster_resources()["object_store_memory"] - ray_cluster.available_resources().get(
@@ -535,7 +535,7 @@ def test_a_folder_from_somebody_else_runs_no_code(finished, source, tmp_path, fa
 
 @pytest.mark.slow
 def test_a_frozen_process_is_ended_and_others_are_not(tmp_path):
-    from cplmix_ray.engine.tune.pulse import Pulses
+    from cplmix_ray.tuning.heartbeat import Pulses
 
     with Pulses(tmp_path / "pulses", patience=3.0).watched():
         frozen, well = (start_beating(tmp_path / "pulses", 3.0) for _ in range(2))

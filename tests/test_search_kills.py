@@ -17,8 +17,8 @@ from search_driver import start_search
 
 from cplmix_ray.config.files import load_search
 from cplmix_ray.data.dataset import read_source
-from cplmix_ray.search.conduct import conduct_search
-from cplmix_ray.search.folder import SearchFolder
+from cplmix_ray.tuning.search import conduct_search
+from cplmix_ray.tuning.search_folder import SearchFolder
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 

@@ -10,19 +10,19 @@ from dataclasses import replace
 import pytest
 
 from cplmix_ray.config.search import SearchConfig
-from cplmix_ray.engine.tune.draws import draw_points
-from cplmix_ray.engine.tune.job import SearchJob
-from cplmix_ray.engine.tune.listener import state_of
-from cplmix_ray.engine.tune.schedulers import scheduler_of
-from cplmix_ray.engine.tune.searchers import searcher_of
-from cplmix_ray.engine.tune.state import History, TrialState
-from cplmix_ray.errors import DiskError, InputError, TrainingError
-from cplmix_ray.search.folder import SearchFolder
-from cplmix_ray.search.hparams import write_hparams
-from cplmix_ray.search.ledger import Ledger
-from cplmix_ray.search.records import append_report, read_history, read_reports, write_entry
-from cplmix_ray.search.rest import rest_of
-from cplmix_ray.search.sealed import seal
+from cplmix_ray.tuning.callback import state_of
+from cplmix_ray.tuning.hparams import write_hparams
+from cplmix_ray.tuning.jsonl import seal
+from cplmix_ray.tuning.records import append_report, read_history, read_reports, write_entry
+from cplmix_ray.tuning.results_table import Ledger
+from cplmix_ray.tuning.resume import rest_of
+from cplmix_ray.tuning.sampling import draw_points
+from cplmix_ray.tuning.schedulers import scheduler_of
+from cplmix_ray.tuning.search_folder import SearchFolder
+from cplmix_ray.tuning.searchers import searcher_of
+from cplmix_ray.tuning.spec import SearchJob
+from cplmix_ray.tuning.trial_state import History, TrialState
+from cplmix_ray.utils.errors import DiskError, InputError, TrainingError
 
 LAM = {"objective.lam": {"loguniform": [0.1, 10]}}
 

@@ -12,10 +12,10 @@ from cplmix_ray.config import Config
 from cplmix_ray.config.files import load_config, load_search, save_search
 from cplmix_ray.config.search import Dimension, Search, SearchConfig, default_search
 from cplmix_ray.data.dataset import read_source
-from cplmix_ray.errors import InputError
-from cplmix_ray.search.conduct import check_search
-from cplmix_ray.search.folder import SearchFolder
-from cplmix_ray.search.space import check_space, config_at, every_value
+from cplmix_ray.tuning.search import check_search
+from cplmix_ray.tuning.search_folder import SearchFolder
+from cplmix_ray.tuning.space import check_space, config_at, every_value
+from cplmix_ray.utils.errors import InputError
 
 TUNE_CONFIGS = Path(__file__).parents[1] / "tune_configs"
 
@@ -303,8 +303,8 @@ def test_two_processes_do_not_work_on_one_search(tmp_path):
 
 
 def test_the_ledger_is_whole_after_every_change(tmp_path):
-    from cplmix_ray.engine.tune.state import TrialState
-    from cplmix_ray.search.ledger import Ledger, best_of
+    from cplmix_ray.tuning.results_table import Ledger, best_of
+    from cplmix_ray.tuning.trial_state import TrialState
 
     shown = []
     ledger = Ledger(SearchFolder(tmp_path), ["model.n_arms"], lambda trials: shown.append(len(trials)))

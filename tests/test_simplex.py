@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cplmix_ray.simplex import aitchison_distance, centre, clr, d_sigma_squared, floored_std
+from cplmix_ray.couplings.simplex import aitchison_distance, centre, clr, d_sigma_squared, floored_std
 
 PARTS = (2, 3, 7, 50)
 

@@ -9,15 +9,15 @@ import scipy.sparse as sp
 from scipy.stats import spearmanr
 
 from cplmix_ray.cli.simulate_command import simulate as simulate_command
-from cplmix_ray.errors import InputError
-from cplmix_ray.simulator.abundance import abundances
-from cplmix_ray.simulator.counts import expected_counts, sample_counts, share_of_nonzero
-from cplmix_ray.simulator.expression import along_state, state_effects, type_programmes
-from cplmix_ray.simulator.names import gene_names, subclass_names
-from cplmix_ray.simulator.settings import Simulation
-from cplmix_ray.simulator.simulate import draw_truth, simulate
-from cplmix_ray.simulator.tree import Tree, random_tree
-from cplmix_ray.simulator.tree_file import read_tree
+from cplmix_ray.simulation.abundance import abundances
+from cplmix_ray.simulation.counts import expected_counts, sample_counts, share_of_nonzero
+from cplmix_ray.simulation.expression import along_state, state_effects, type_programmes
+from cplmix_ray.simulation.names import gene_names, subclass_names
+from cplmix_ray.simulation.settings import Simulation
+from cplmix_ray.simulation.simulate import draw_truth, simulate
+from cplmix_ray.simulation.tree import Tree, random_tree
+from cplmix_ray.simulation.tree_file import read_tree
+from cplmix_ray.utils.errors import InputError
 
 SMALL = Simulation(types=6, cells=600, genes=80, abundance_ratio=8, seed=3)
 LINES = """label,parent,height,col
@@ -325,7 +325,7 @@ def test_types_are_neither_given_away_nor_hidden():
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
 
-    from cplmix_ray.scores import hungarian_accuracy
+    from cplmix_ray.metrics.label_scores import hungarian_accuracy
 
     adata = simulate(Simulation(types=12, cells=3000, genes=600, seed=1))
     logged = np.log1p(adata.X.toarray() * (1e4 / sums(adata.X, 1))[:, None])

@@ -11,15 +11,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from cplmix_ray.benchmark.speed import reference
-from cplmix_ray.benchmark.speed.ours import OurStep, made_up_values, training_set
-from cplmix_ray.benchmark.speed.reference import PlainStep
-from cplmix_ray.benchmark.speed.shape import Shape
-from cplmix_ray.coupling import ArmSum
+from cplmix_ray.benchmarks.speed import reference
+from cplmix_ray.benchmarks.speed.ours import OurStep, made_up_values, training_set
+from cplmix_ray.benchmarks.speed.reference import PlainStep
+from cplmix_ray.benchmarks.speed.shape import Shape
+from cplmix_ray.collectives.arm_sum import ArmSum
 from cplmix_ray.data.training_set import dense_rows
-from cplmix_ray.minibatch import dense
-from cplmix_ray.trainer import step as trainer_step
-from cplmix_ray.trainer.step import draw_copies
+from cplmix_ray.models.cplmixvae import training_step as trainer_step
+from cplmix_ray.models.cplmixvae.training_step import draw_copies
+from cplmix_ray.nn import dense_rows as dense
 
 CPU = torch.device("cpu")
 SMALL = {"cells": 512, "genes": 600, "n_categories": 12, "hidden": (47, 47)}

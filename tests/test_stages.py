@@ -11,32 +11,32 @@ from test_objective import CPU, EXACT, cells_of, d_sigma2, exercise_of, gradient
 from torch import Tensor
 from torch.nn.functional import batch_norm, cross_entropy, one_hot
 
-from cplmix_ray.arm import ArmShape, PackedArms
+from cplmix_ray.augmentations.build import build_copies
+from cplmix_ray.checkpoints.checkpoint import latest_checkpoint, write_checkpoint
+from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.cli.predict_command import predict
+from cplmix_ray.collectives.arm_sum import ArmSum
 from cplmix_ray.config import Alignment, Config, Model, Objective, Training
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.copies import build_copies
-from cplmix_ray.coupling import ArmSum
-from cplmix_ray.data.cells import source_from_anndata
 from cplmix_ray.data.dataset import Dataset, build_dataset
+from cplmix_ray.data.device_transfer import row_reader
+from cplmix_ray.data.io.h5ad import source_from_anndata
 from cplmix_ray.data.training_set import copies_for
-from cplmix_ray.engine.actors import train_on_actors
-from cplmix_ray.engine.local import train_packed
-from cplmix_ray.engine.plan import Plan
-from cplmix_ray.likelihoods import LIKELIHOODS
-from cplmix_ray.objective import Weights
-from cplmix_ray.run.conduct import conducting
-from cplmix_ray.run.folder import RunFolder
-from cplmix_ray.run.model import TrainedModel
-from cplmix_ray.trainer import merging
-from cplmix_ray.trainer.arm_group import ArmGroup
-from cplmix_ray.trainer.cell_order import CellOrder
-from cplmix_ray.trainer.checkpoint import latest_checkpoint, write_checkpoint
-from cplmix_ray.trainer.events import Evaluated, Logged, Snapshot
-from cplmix_ray.trainer.loop import Start
-from cplmix_ray.trainer.reading import row_reader
-from cplmix_ray.trainer.schedules import aligning, weights_at
-from cplmix_ray.trainer.step import Exercise, draw_copies, train_step
+from cplmix_ray.distributed.actors import train_on_actors
+from cplmix_ray.distributed.events import Evaluated, Logged, Snapshot
+from cplmix_ray.distributed.local import train_packed
+from cplmix_ray.distributed.plan import Plan
+from cplmix_ray.distributions import LIKELIHOODS
+from cplmix_ray.evaluation.trained_model import TrainedModel
+from cplmix_ray.models.cplmixvae import category_merging as merging
+from cplmix_ray.models.cplmixvae.arm_group import ArmGroup
+from cplmix_ray.models.cplmixvae.network import ArmShape, PackedArms
+from cplmix_ray.models.cplmixvae.objective import Weights
+from cplmix_ray.models.cplmixvae.schedules import aligning, weights_at
+from cplmix_ray.models.cplmixvae.training_step import Exercise, draw_copies, train_step
+from cplmix_ray.training.loop import Start
+from cplmix_ray.training.run import conducting
+from cplmix_ray.training.sampler import CellOrder
 
 TYPES, GENES, ALIGN, STEPS = 3, 24, 4, 8
 LATE = ("network/decoder.", "network/output.", "network/state_head.")
@@ -378,7 +378,7 @@ class Silent:
 
 def leave_at(step: int, config: Config, data: Dataset, folder: RunFolder) -> None:
     """Begin a run and close it as soon as it is saved after ``step`` steps."""
-    from cplmix_ray.engine import engine_for
+    from cplmix_ray.distributed.engines import engine_for
 
     with engine_for(config.placement, config.model.n_arms) as engine:
         milestones = conducting(config, data, folder, Silent(), engine)

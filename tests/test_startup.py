@@ -23,7 +23,7 @@ def loaded_by(code: str) -> set[str]:
     ("module", "needed"),
     [
         ("cplmix_ray", set()),
-        ("cplmix_ray.engine", {"torch"}),  # Ray only where it is used
+        ("cplmix_ray.distributed", {"torch"}),  # Ray only where it is used
     ],
 )
 def test_a_room_loads_only_what_it_needs(module, needed):

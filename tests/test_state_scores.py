@@ -6,9 +6,8 @@ import pandas as pd
 import pytest
 
 from cplmix_ray.data.dataset import source_from_anndata
-from cplmix_ray.errors import InputError
-from cplmix_ray.scores import state_scores
-from cplmix_ray.scores.state import FEWEST, best_coordinate, cross_validated
+from cplmix_ray.metrics.state_scores import FEWEST, best_coordinate, cross_validated, state_scores
+from cplmix_ray.utils.errors import InputError
 
 RHO, RIDGE = "state_rho", "state_ridge"
 

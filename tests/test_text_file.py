@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cplmix_ray.data import tables, text_file
-from cplmix_ray.data.metadata import read_metadata
-from cplmix_ray.data.text_file import open_text
-from cplmix_ray.errors import InputError
-from cplmix_ray.simulator.tree_file import read_tree
+from cplmix_ray.data.io import csv_tables as tables
+from cplmix_ray.data.io import text_file
+from cplmix_ray.data.io.metadata import read_metadata
+from cplmix_ray.data.io.text_file import open_text
+from cplmix_ray.simulation.tree_file import read_tree
+from cplmix_ray.utils.errors import InputError
 
 LINES = "cell,Gene0,Gene1\n" + "".join(f"c{n},{n},{2 * n}\n" for n in range(40))
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import tyro
 
-from cplmix_ray.cli.line import parse_line, peek
-from cplmix_ray.cli.loading import loading
+from cplmix_ray.cli.lazy_imports import loading
+from cplmix_ray.cli.parser import parse_line, peek
 from cplmix_ray.cli.progress import Display, shown_check
 from cplmix_ray.config.augment import AugmentConfig
 from cplmix_ray.config.files import load_augment
-from cplmix_ray.errors import InputError, TrainingError
+from cplmix_ray.utils.errors import InputError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def augment(args: list[str]) -> None:
         import torch
 
         from cplmix_ray.data.dataset import read_input
-        from cplmix_ray.run.augment import conduct_augmenter, prepare_task, require_room
+        from cplmix_ray.training.augment import conduct_augmenter, prepare_task, require_room
 
     if config.training.device == "cuda" and not torch.cuda.is_available():
         raise InputError("There is no GPU for --device cuda; use --device cpu or leave it out.")

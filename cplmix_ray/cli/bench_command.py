@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cplmix_ray.cli.line import Flag, parse_line
-from cplmix_ray.cli.loading import loading
+from cplmix_ray.cli.lazy_imports import loading
+from cplmix_ray.cli.parser import Flag, parse_line
 from cplmix_ray.cli.speed_command import Speed, speed
-from cplmix_ray.errors import InputError, TrainingError
+from cplmix_ray.utils.errors import InputError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -111,19 +111,19 @@ def accuracy(command: Accuracy) -> None:
             raise InputError(f"--{name} {getattr(command, name)} must be 1 or more.")
     if any(not 0 <= seed < 2**32 for seed in command.seeds):
         raise InputError(f"--seeds {' '.join(map(str, command.seeds))} must be 0 or more, and less than 2^32.")
-    from cplmix_ray.benchmark.entries import load_entries
-    from cplmix_ray.benchmark.jobs import jobs_of
+    from cplmix_ray.benchmarks.entries import load_entries
+    from cplmix_ray.benchmarks.jobs import jobs_of
 
     entries = load_entries(command.bench, command.only)
     data_dir = Path(command.data_dir) if command.data_dir else None
     jobs = jobs_of(entries, Path(command.bench).parent, data_dir, command.seeds)
     # Heavy imports only now, so that --help and a wrong line answer at once.
     with loading():
-        from cplmix_ray.benchmark.conduct import conduct_benchmark, without_row
-        from cplmix_ray.benchmark.rows import key_of, read_rows
-        from cplmix_ray.benchmark.run import Place
+        from cplmix_ray.benchmarks.results import key_of, read_rows
+        from cplmix_ray.benchmarks.runner import conduct_benchmark, without_row
+        from cplmix_ray.benchmarks.single_run import Place
+        from cplmix_ray.checkpoints.run_folder import require_writable
         from cplmix_ray.cli.bench_table import Progress, summary
-        from cplmix_ray.run.folder import require_writable
 
     out = Path(command.out)
     rows = Path(command.rows) if command.rows else out / "rows.csv"
@@ -145,7 +145,7 @@ def accuracy(command: Accuracy) -> None:
 
 def rank(command: Rank) -> None:
     """Show the table, write it, and say where it is."""
-    from cplmix_ray.benchmark.rank import rankings, write_rankings
+    from cplmix_ray.benchmarks.rank import rankings, write_rankings
     from cplmix_ray.cli.bench_table import rank_table
 
     path = Path(command.rows)
@@ -159,7 +159,7 @@ def rank(command: Rank) -> None:
 
 def curve(command: Curve) -> None:
     """Draw, and say where the picture is."""
-    from cplmix_ray.benchmark.curve import draw_curves, points_of, save_figure
+    from cplmix_ray.benchmarks.curve import draw_curves, points_of, save_figure
 
     path = Path(command.rows)
     rows = [row for row in _some_rows(path, command.only) if row["method"] == command.method]
@@ -173,7 +173,7 @@ def curve(command: Curve) -> None:
 
 
 def _some_rows(path: Path, only: tuple[str, ...]) -> list[dict[str, str]]:
-    from cplmix_ray.benchmark.rows import read_rows
+    from cplmix_ray.benchmarks.results import read_rows
 
     rows = [row for row in read_rows(path) if not only or row["name"] in only]
     if not rows:

@@ -10,8 +10,8 @@ from rich.table import Table
 from cplmix_ray.cli.progress import duration
 
 if TYPE_CHECKING:
-    from cplmix_ray.benchmark.jobs import Job
-    from cplmix_ray.benchmark.rank import Ranking
+    from cplmix_ray.benchmarks.jobs import Job
+    from cplmix_ray.benchmarks.rank import Ranking
 
 _SHOWN = ("acc", "ari", "nmi", "consensus", "agreement", "populated", "seconds")
 
@@ -40,8 +40,8 @@ class Progress:
 
 def summary(rows: Sequence[dict[str, str]]) -> None:
     """Mean and standard deviation over the seeds of everything measured."""
-    from cplmix_ray.benchmark.rows import group_of
-    from cplmix_ray.benchmark.table import groups_of, mean_sd, varied
+    from cplmix_ray.benchmarks.results import group_of
+    from cplmix_ray.benchmarks.table import groups_of, mean_sd, varied
 
     groups = groups_of(rows)
     words = varied(groups)
@@ -56,7 +56,7 @@ def summary(rows: Sequence[dict[str, str]]) -> None:
 
 def rank_table(found: Sequence["Ranking"]) -> None:
     """Rank correlations of every score with the accuracy, and what the run with the best score has."""
-    from cplmix_ray.benchmark.rank import SCORES
+    from cplmix_ray.benchmarks.rank import SCORES
 
     figures = ("runs", "Spearman with ACC", "ACC of best by score", "mean ACC", "best ACC")
     table = plain_table(("score", "data"), figures)

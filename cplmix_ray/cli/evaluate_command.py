@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cplmix_ray.cli.line import parse_line
-from cplmix_ray.cli.loading import loading
+from cplmix_ray.cli.lazy_imports import loading
+from cplmix_ray.cli.parser import parse_line
 from cplmix_ray.cli.progress import shown_check
 from cplmix_ray.cli.table import score_line
 from cplmix_ray.config import load_config
-from cplmix_ray.errors import InputError
+from cplmix_ray.utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ def evaluate(args: list[str]) -> None:
     """Infer, score the consensus and every arm, write the scores, and say where they are."""
     command = parse_line(Evaluate, args, "evaluate")
     with loading():
-        from cplmix_ray.data.backed import DiskUse
+        from cplmix_ray.checkpoints.run_folder import require_writable, write_json
         from cplmix_ray.data.dataset import read_source
-        from cplmix_ray.run.folder import require_writable, write_json
-        from cplmix_ray.run.model import TrainedModel
-        from cplmix_ray.scores import disentanglement, score, state_scores
+        from cplmix_ray.data.io.h5ad_backed import DiskUse
+        from cplmix_ray.evaluation.trained_model import TrainedModel
+        from cplmix_ray.metrics.disentanglement import disentanglement
+        from cplmix_ray.metrics.state_scores import state_scores
+        from cplmix_ray.metrics.summary import score
 
     model = TrainedModel.load(command.run)
     given = load_config(command.config).input if command.config else model.config.input

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 
-from cplmix_ray.errors import InputError, TrainingError
+from cplmix_ray.utils.errors import InputError, TrainingError
 
 _LONGEST = 2000
 """Characters of a sentence; longer ones lose their middle."""

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cplmix_ray.cli.line import parse_line
-from cplmix_ray.cli.loading import loading
+from cplmix_ray.cli.lazy_imports import loading
+from cplmix_ray.cli.parser import parse_line
 from cplmix_ray.cli.progress import shown_check
 from cplmix_ray.cli.table import score_line
-from cplmix_ray.errors import InputError
+from cplmix_ray.utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ def predict(args: list[str]) -> None:
     """Infer, add the keys, write the file, and say where it is."""
     command = parse_line(Predict, args, "predict")
     with loading():
-        from cplmix_ray.data.backed import DiskUse
-        from cplmix_ray.data.cortex import is_table
+        from cplmix_ray.checkpoints.run_folder import require_writable
         from cplmix_ray.data.dataset import read_source
-        from cplmix_ray.data.lazy import NO_PIXELS, LazyRows
-        from cplmix_ray.data.on_disk import NO_MATRIX, RowsOnDisk
-        from cplmix_ray.run.annotate import annotate
-        from cplmix_ray.run.cells import write_cells
-        from cplmix_ray.run.folder import require_writable
-        from cplmix_ray.run.model import TrainedModel
-        from cplmix_ray.scores import score
+        from cplmix_ray.data.io.csv_cells import is_table
+        from cplmix_ray.data.io.h5ad_backed import DiskUse
+        from cplmix_ray.data.io.write_h5ad import write_cells
+        from cplmix_ray.data.matrix.lazy import NO_PIXELS, LazyRows
+        from cplmix_ray.data.matrix.on_disk import NO_MATRIX, RowsOnDisk
+        from cplmix_ray.evaluation.annotate import annotate
+        from cplmix_ray.evaluation.trained_model import TrainedModel
+        from cplmix_ray.metrics.summary import score
 
     out = Path(command.out)
     if out.exists() and Path(command.data).exists() and out.samefile(command.data):

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cplmix_ray.cli.line import parse_line
-from cplmix_ray.cli.loading import loading
+from cplmix_ray.cli.lazy_imports import loading
+from cplmix_ray.cli.parser import parse_line
 from cplmix_ray.cli.progress import Display
-from cplmix_ray.simulator.settings import Simulation
+from cplmix_ray.simulation.settings import Simulation
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ def simulate(args: list[str]) -> None:
     command = parse_line(Simulate, args, "simulate")
     settings, out = command.settings, Path(command.out)
     with loading():
-        from cplmix_ray.run.cells import write_cells
-        from cplmix_ray.run.folder import require_writable
-        from cplmix_ray.simulator import simulate as simulator
+        from cplmix_ray.checkpoints.run_folder import require_writable
+        from cplmix_ray.data.io.write_h5ad import write_cells
+        from cplmix_ray.simulation import simulate as simulator
 
     require_writable(out.parent)
     display = Display(unit="cell")

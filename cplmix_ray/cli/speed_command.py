@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cplmix_ray.benchmark.speed.case import Case, Device, Where, cases_of
-from cplmix_ray.benchmark.speed.shape import Shape
-from cplmix_ray.cli.loading import loading
+from cplmix_ray.benchmarks.speed.case import Case, Device, Where, cases_of
+from cplmix_ray.benchmarks.speed.shape import Shape
+from cplmix_ray.cli.lazy_imports import loading
 from cplmix_ray.config.arms import Precision
-from cplmix_ray.errors import InputError, TrainingError
+from cplmix_ray.utils.errors import InputError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ def speed(command: Speed) -> None:
     cases = list(cases_of(usual, {name: getattr(command, name) for name in _OVER}))
     # Heavy imports only now, so that --help and a wrong line answer at once.
     with loading():
-        from cplmix_ray.benchmark.rows import read_rows
-        from cplmix_ray.benchmark.speed.case import COLUMNS, key_of
-        from cplmix_ray.benchmark.speed.measure import emulated, measure_all, resolved, without_row
+        from cplmix_ray.benchmarks.results import read_rows
+        from cplmix_ray.benchmarks.speed.case import COLUMNS, key_of
+        from cplmix_ray.benchmarks.speed.measure import emulated, measure_all, resolved, without_row
+        from cplmix_ray.checkpoints.run_folder import require_writable
         from cplmix_ray.cli.speed_table import speed_table
-        from cplmix_ray.run.folder import require_writable
 
     rows = Path(command.out)
     rows = rows if rows.suffix == ".csv" else rows / "speed.csv"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cplmix_ray.benchmark.speed.case import SETTINGS
+from cplmix_ray.benchmarks.speed.case import SETTINGS
 from cplmix_ray.cli.bench_table import plain_table, show
 
 _SHOWN = {

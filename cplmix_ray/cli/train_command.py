@@ -6,12 +6,12 @@ from pathlib import Path
 
 import tyro
 
-from cplmix_ray.cli.line import Flag, parse_line, peek
-from cplmix_ray.cli.loading import loading
+from cplmix_ray.cli.lazy_imports import loading
+from cplmix_ray.cli.parser import Flag, parse_line, peek
 from cplmix_ray.cli.progress import Display, shown_check
 from cplmix_ray.cli.table import score_line
 from cplmix_ray.config import Config, load_config, load_preset
-from cplmix_ray.errors import InputError
+from cplmix_ray.utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ def train(args: list[str]) -> None:
         raise InputError("--resume needs --out with the folder of the run to go on with.")
     # Heavy imports only now, so that --help and a wrong line answer at once.
     with loading():
+        from cplmix_ray.checkpoints.run_folder import RunFolder
         from cplmix_ray.data.dataset import build_dataset, read_input, settle_disk
-        from cplmix_ray.engine import Plan
-        from cplmix_ray.run.annotate import write_result
-        from cplmix_ray.run.conduct import conduct
-        from cplmix_ray.run.folder import RunFolder
-        from cplmix_ray.run.resume import checkpoint_to_resume, with_kept_augmenter, with_own_reading
+        from cplmix_ray.distributed.plan import Plan
+        from cplmix_ray.evaluation.annotate import write_result
+        from cplmix_ray.training.resume import checkpoint_to_resume, with_kept_augmenter, with_own_reading
+        from cplmix_ray.training.run import conduct
 
     folder = RunFolder(command.out or _fresh_name(config.input.data))
     folder.require_room(command.resume)

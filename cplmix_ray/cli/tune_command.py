@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from cplmix_ray.cli.board import Board, score_words
-from cplmix_ray.cli.line import Flag, parse_line
-from cplmix_ray.cli.loading import loading
+from cplmix_ray.cli.lazy_imports import loading
+from cplmix_ray.cli.parser import Flag, parse_line
+from cplmix_ray.cli.tune_reporter import Board, score_words
 from cplmix_ray.config import Config
 from cplmix_ray.config.files import load_search, parse_search
 from cplmix_ray.config.search import Search, SearchConfig, default_search
-from cplmix_ray.errors import InputError, TrainingError
+from cplmix_ray.utils.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
-    from cplmix_ray.engine.plan import Devices, Plan
-    from cplmix_ray.search.conduct import Findings
+    from cplmix_ray.distributed.plan import Devices, Plan
+    from cplmix_ray.tuning.search import Findings
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ def tune(args: list[str]) -> None:
     with loading():
         from cplmix_ray.cli.progress import shown_check
         from cplmix_ray.data.dataset import read_input, settle_disk
-        from cplmix_ray.search.conduct import MODES, conduct_search
-        from cplmix_ray.search.folder import SearchFolder
-        from cplmix_ray.search.space import check_space
+        from cplmix_ray.tuning.search import MODES, conduct_search
+        from cplmix_ray.tuning.search_folder import SearchFolder
+        from cplmix_ray.tuning.space import check_space
 
     folder = SearchFolder(command.out or _fresh_name(spec.run.input.data))
     folder.require_room(command.resume)

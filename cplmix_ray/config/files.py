@@ -10,8 +10,8 @@ from cplmix_ray.config.schema import Config
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.config.section import Section
 from cplmix_ray.config.yaml_file import read_yaml, yaml_text
-from cplmix_ray.durable import replace_file, unwritten
-from cplmix_ray.errors import InputError
+from cplmix_ray.utils.durable import replace_file, unwritten
+from cplmix_ray.utils.errors import InputError
 
 
 def describe(error: ValidationError) -> str:

@@ -4,7 +4,7 @@ from importlib import resources
 
 from cplmix_ray.config.files import load_config
 from cplmix_ray.config.schema import Config
-from cplmix_ray.errors import InputError
+from cplmix_ray.utils.errors import InputError
 
 _FOLDER = resources.files("cplmix_ray") / "presets"
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from cplmix_ray.errors import InputError
+from cplmix_ray.utils.errors import InputError
 
 _DEEPEST, _LARGEST = 32, 100_000
 """Levels of a file, and values in it, aliases written out."""

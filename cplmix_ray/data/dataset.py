@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from cplmix_ray.config import Config
-from cplmix_ray.data.alike import find_alike
-from cplmix_ray.data.augmenter_file import read_augmenter
-from cplmix_ray.data.cells import source_from_anndata
-from cplmix_ray.data.fit import fit_preparation
-from cplmix_ray.data.on_disk import NO_MATRIX, RowsOnDisk
-from cplmix_ray.data.preparation import check_finite
-from cplmix_ray.data.read import read_input, read_source, settle_disk
+from cplmix_ray.data.io.augmenter_file import read_augmenter
+from cplmix_ray.data.io.h5ad import source_from_anndata
+from cplmix_ray.data.io.read import read_input, read_source, settle_disk
+from cplmix_ray.data.matrix.on_disk import NO_MATRIX, RowsOnDisk
+from cplmix_ray.data.neighbors.graph import find_alike
+from cplmix_ray.data.preprocessing.fit import fit_preparation
+from cplmix_ray.data.preprocessing.preparation import check_finite
 from cplmix_ray.data.source import Factors, Source
 from cplmix_ray.data.split import split_source
 from cplmix_ray.data.training_set import TrainingSet, copies_for
-from cplmix_ray.errors import InputError
+from cplmix_ray.utils.errors import InputError
 
 __all__ = ["Dataset", "build_dataset", "read_input", "read_source", "settle_disk", "source_from_anndata"]
 

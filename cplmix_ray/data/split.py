@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cplmix_ray.data.on_disk import RowsOnDisk
+from cplmix_ray.data.matrix.on_disk import RowsOnDisk
 from cplmix_ray.data.source import Source
 
 

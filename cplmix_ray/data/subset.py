@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from cplmix_ray.data.lazy import LazyRows
-from cplmix_ray.data.on_disk import RowsOnDisk
+from cplmix_ray.data.matrix.lazy import LazyRows
+from cplmix_ray.data.matrix.on_disk import RowsOnDisk
 from cplmix_ray.data.source import Factors, Source
-from cplmix_ray.errors import InputError
+from cplmix_ray.utils.errors import InputError
 
 
 def draw_cells(n_cells: int, n: int, seed: int, name: str) -> np.ndarray:

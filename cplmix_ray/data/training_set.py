@@ -6,13 +6,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from cplmix_ray.config import Config
-from cplmix_ray.data.augmenter_file import FrozenAugmenter
-from cplmix_ray.data.lazy import LazyRows
-from cplmix_ray.data.on_disk import ReadRows
-from cplmix_ray.data.places import Places
-from cplmix_ray.data.preparation import Preparation
+from cplmix_ray.data.io.augmenter_file import FrozenAugmenter
+from cplmix_ray.data.matrix.lazy import LazyRows
+from cplmix_ray.data.matrix.on_disk import ReadRows
+from cplmix_ray.data.neighbors.index import Places
+from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.data.source import Values
-from cplmix_ray.errors import InputError
+from cplmix_ray.utils.errors import InputError
 
 _FITTING = {
     "images": ("neighbours", "affine", "centre", "standardise", "deskew", "move", "pose", "learned"),

@@ -1,0 +1,1 @@
+"""Type-preserving augmentations of an arm's input."""

@@ -1,1 +1,0 @@
-"""Measured comparisons: the same cells, several methods and settings, several seeds, a row for each run."""

@@ -1,0 +1,1 @@
+"""Benchmarks of methods and of speed."""

@@ -1,0 +1,1 @@
+"""K-means ensembles and merging of categories."""

@@ -1,1 +1,0 @@
-"""Partitions of cells: ensembles of them, and merging fine ones."""

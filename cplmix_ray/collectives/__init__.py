@@ -1,0 +1,1 @@
+"""Process groups, sums over arms and over shards of a minibatch."""

@@ -1,0 +1,1 @@
+"""Couplings between arms, and the Aitchison geometry of the simplex."""

@@ -1,0 +1,51 @@
+"""Agreement: each arm's posterior is drawn to where the other arms' posteriors are.
+
+An arm sends q_a and gets S = sum_a q_a back; with m_a = (S - q_a) / (A - 1), the mean of the other arms, it minimises
+
+    -(A - 1) E log <q_a, m_a>,
+
+the log-probability that its category and another arm's, drawn independently, are the same. For two arms the gradients
+of both are exactly those of -E log <q_1, q_2>; for more, every arm follows the mean of the others, held constant.
+Unlike a distance between logarithms it asks for crisp posteriors: <q_a, m_a> is largest at a corner of the simplex. Its
+trivial solution, one category for all cells, is kept away by the weight of the marginal entropy.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cplmix_ray.couplings.base import Sent
+
+_SMALLEST = 1e-8
+"""Arms that agree on nothing have a finite loss, and a gradient where one of them is not quite sure."""
+
+
+@dataclass(frozen=True)
+class AgreementCoupling:
+    """Strategy for ``n_arms`` arms in all."""
+
+    n_arms: int
+
+    def send(self, log_q_ank: Tensor) -> Sent:
+        """The posterior itself."""
+        q_ank = log_q_ank.exp()
+        return Sent(q_ank, q_ank.square().sum(-1).mean(-1), q_ank.new_zeros(q_ank.shape[0]))
+
+    def surrogate(self, sent: Sent, sum_nk: Tensor) -> Tensor:
+        """Shape (A_local,): -(A-1) E log <q_a, mean of the others>, with the others held constant."""
+        if self.n_arms == 1:
+            return torch.zeros_like(sent.norm2_a)
+        others_ank = (sum_nk - sent.u_ank).detach().clamp_min(0.0) / (self.n_arms - 1)
+        agree_an = (sent.u_ank * others_ank).sum(-1)
+        return -(self.n_arms - 1) * (agree_an + _SMALLEST).log().mean(-1)
+
+    def share(self, surrogate_a: Tensor, sum_nk: Tensor) -> Tensor:
+        """Shape (A_local,): half, as every pair of arms is counted from both sides; for two arms -E log <q_1, q_2>."""
+        return 0.5 * surrogate_a.detach()
+
+    def pairwise(self, norm2_total: Tensor, sum_nk: Tensor) -> Tensor:
+        """The chance that two arms, each drawing a category from its posterior, disagree, summed over pairs."""
+        with torch.no_grad():
+            agreeing = 0.5 * (sum_nk.square().sum(-1).mean() - norm2_total)
+            return 0.5 * self.n_arms * (self.n_arms - 1) - agreeing

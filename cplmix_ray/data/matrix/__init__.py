@@ -1,0 +1,1 @@
+"""Matrices in memory, on disk and made on demand."""

@@ -1,0 +1,1 @@
+"""Neighbors and initial clusterings of cells."""

@@ -1,0 +1,70 @@
+"""Choosing and matching genes."""
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from cplmix_ray.data.source import Values
+from cplmix_ray.utils.errors import InputError
+from cplmix_ray.utils.threads import torch_threads
+
+
+def highly_variable(values_ng: Values, n_genes: int, counts: bool) -> np.ndarray:
+    """Indices of the most variable genes, in their old order, by scanpy.
+
+    Raw counts are ranked by the variance of their analytic Pearson residuals (Lause et al. 2021), log-expression by
+    normalised dispersion (Zheng et al. 2017).
+
+    Raises:
+        InputError: scanpy is not installed.
+    """
+    if n_genes >= values_ng.shape[1]:
+        return np.arange(values_ng.shape[1])
+    try:
+        import scanpy
+    except ImportError:
+        raise InputError("--hvg needs scanpy; install it with: pip install 'cplmix_ray[scanpy]'.") from None
+    expressed = np.flatnonzero(np.asarray((values_ng != 0).sum(axis=0)).ravel())
+    if n_genes >= len(expressed):
+        return expressed
+    values = values_ng[:, expressed].astype(np.float32)
+    adata = anndata.AnnData(X=values, var=pd.DataFrame(index=[str(gene) for gene in expressed]))
+    with torch_threads(None):  # numba, below scanpy, sets the number for all libraries of the process
+        if counts:
+            rank = scanpy.experimental.pp.highly_variable_genes
+            table = rank(adata, n_top_genes=n_genes, flavor="pearson_residuals", inplace=False)
+        else:
+            table = scanpy.pp.highly_variable_genes(adata, n_top_genes=n_genes, flavor="cell_ranger", inplace=False)
+    return expressed[table["highly_variable"].to_numpy()]
+
+
+def listed_genes(var_names: pd.Index, wanted: list[str], path: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Indices, in their old order, of the genes that a list names; and what to say of those that are not there.
+
+    Raises:
+        InputError: none is there.
+    """
+    keep = np.flatnonzero(var_names.isin(wanted))
+    if not len(keep):
+        raise InputError(f"None of the {len(wanted)} genes in {path} is in the data, whose first is '{var_names[0]}'.")
+    missing = [gene for gene in wanted if gene not in var_names]
+    if not missing:
+        return keep, ()
+    note = f"{len(missing)} of the {len(wanted)} genes in {path} are not in the data (first: '{missing[0]}')."
+    return keep, (note,)
+
+
+def columns_of(var_names: pd.Index, wanted: tuple[str, ...], name: str) -> np.ndarray:
+    """Where the wanted genes stand among ``var_names``.
+
+    Raises:
+        InputError: some are missing.
+    """
+    at = var_names.get_indexer(list(wanted))
+    missing = [gene for gene, i in zip(wanted, at, strict=True) if i < 0]
+    if missing:
+        raise InputError(
+            f"{name} lacks {len(missing)} of the {len(wanted)} genes that the model was trained on "
+            f"(first: '{missing[0]}'); give cells with the same gene names."
+        )
+    return at

@@ -1,0 +1,1 @@
+"""Ray actors, placement, failures; engines local, ray and ray_train."""

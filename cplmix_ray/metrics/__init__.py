@@ -1,0 +1,1 @@
+"""Metrics of categories, states and agreement."""

@@ -1,0 +1,1 @@
+"""Coupled mixture VAE (Marghi et al. 2021)."""

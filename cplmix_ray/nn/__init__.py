@@ -1,0 +1,1 @@
+"""Layers with a leading arm axis, rows of minibatches, image moments, Adam."""

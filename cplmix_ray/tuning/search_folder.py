@@ -1,0 +1,88 @@
+"""The folder of a search and the names in it that people script against."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cplmix_ray.checkpoints.run_folder import RunFolder, require_writable
+from cplmix_ray.utils.errors import InputError
+
+
+class TrialFolder:
+    """One trial: a run folder for each seed, how it stands, its reports, why it failed if it did, and when it has taken
+    the weights of another.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path):
+        self.path, self.tensorboard = path, tensorboard
+        self.entry = path / "trial.json"
+        self.reports = path / "reports.jsonl"
+        self.failure = path / "failure.json"
+        self.taken = path / "taken.json"
+
+    def run(self, seed: int) -> RunFolder:
+        return RunFolder(self.path / f"seed-{seed}", self.tensorboard / f"seed-{seed}")
+
+
+class SearchFolder:
+    """Paths of a search: search.yaml, results.csv, figure.png, best/, tensorboard/, trials/, and of population based
+    training exchanges.jsonl.
+
+    Nothing is read from the tune/ of an older version.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.spec = self.path / "search.yaml"
+        self.results = self.path / "results.csv"
+        self.figure = self.path / "figure.png"
+        self.best = self.path / "best"
+        self.tensorboard = self.path / "tensorboard"
+        self.trials = self.path / "trials"
+        self.exchanges = self.path / "exchanges.jsonl"
+        self.older = self.path / "tune"
+
+    def trial(self, name: str) -> TrialFolder:
+        return TrialFolder(self.trials / name, self.tensorboard / name)
+
+    def next_trial(self) -> str:
+        """A name that no trial has yet; it is taken at once, also for a later process."""
+        number = 1 + max((int(path.name) for path in self.trials.glob("[0-9]*")), default=-1)
+        (self.trials / f"{number:04d}").mkdir(parents=True)
+        return f"{number:04d}"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes of this machine from the search; the end of this one, whatever it is, lets go.
+
+        Raises:
+            InputError: another one is at work on it.
+        """
+        if os.name != "posix":
+            yield
+            return
+        import fcntl
+
+        with open(self.path / ".lock", "wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"Another process is at work on the search in {self.path}; wait for its end, or end it."
+                ) from None
+            except OSError:  # not every file system has locks
+                pass
+            yield
+
+    def require_room(self, resume: bool) -> None:
+        """Before any work: the folder can be written to, and no other search is overwritten.
+
+        Raises:
+            InputError: otherwise.
+        """
+        if not resume and (self.spec.exists() or self.trials.exists() or RunFolder(self.path).holds_run()):
+            raise InputError(
+                f"{self.path} already holds a search or a run; add --resume to go on with it, or choose another --out."
+            )
+        require_writable(self.path)

@@ -1,0 +1,1 @@
+"""Durable files, threads, randomness, checks of finite values, errors."""
