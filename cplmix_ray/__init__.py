@@ -2,13 +2,16 @@
 
 from typing import Any
 
+# Registers the settings of the built-in families.
+from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
+from cplmix_ray.models.vaegan.config import VAEGANConfig
 from cplmix_ray.version import __version__
 
-__all__ = ["CplMixVAE", "__version__"]
+__all__ = ["CplMixVAE", "CplMixVAEConfig", "VAEGANConfig", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the API when it is asked for: it brings torch, and `--help` should not wait for that."""
+    """Load the API when it is asked for: it imports torch, and `--help` should not wait for that."""
     if name == "CplMixVAE":
         from cplmix_ray.api import CplMixVAE
 

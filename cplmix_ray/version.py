@@ -1,3 +1,3 @@
-"""The version, in a place that every room may look at."""
+"""The version, in a module that imports nothing."""
 
 __version__ = "0.1.0"

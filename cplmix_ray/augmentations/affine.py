@@ -1,4 +1,4 @@
-"""Affine copies of images."""
+"""Affine augmentation of images."""
 
 import math
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from cplmix_ray.augmentations.base import Copy
+from cplmix_ray.augmentations.augmentation import Augmentation, AugmentationInputs, register_augmentation
 
 
 @dataclass(frozen=True)
-class Affine(Copy):
-    """Rotation, change of size, shear, shift and stretch, each uniform within its bound, one draw an image.
+class Affine(Augmentation):
+    """Rotation, zoom, shear, shift and stretch, each drawn uniformly within its bound for each image.
 
     Args:
         image_shape: (height, width).
         rotation: degrees; zoom, shear: relative; shift: share of either side.
-        stretch: relative change of what the image shows in width, with the inverse in height, before it is turned.
+        stretch: relative change of the content's width, with the inverse change of its height, before the rotation.
     """
 
     image_shape: tuple[int, int]
@@ -27,16 +27,16 @@ class Affine(Copy):
     shift: float
     stretch: float = 0.0
 
-    def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
+    def transform(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
         n = x_ng.shape[0]
         draw_n5 = torch.rand((n, 5), generator=generator, device=generator.device) * 2 - 1
         angle_n = draw_n5[:, 0] * math.radians(self.rotation)
         size_n = 1.0 / (1.0 + draw_n5[:, 1] * self.zoom)
         shear_n = draw_n5[:, 2] * self.shear
-        # Either coordinate runs from -1 to 1: a shift by the share f of a side is 2 f, ...
+        # Coordinates run from -1 to 1, so a shift by the share f of a side is 2 f, ...
         shift_n2 = draw_n5[:, 3:] * (2.0 * self.shift)
         cos_n, sin_n = torch.cos(angle_n) * size_n, torch.sin(angle_n) * size_n
-        # ... and in an image that is not square the two have different units.
+        # ... and in an image that is not square their units differ.
         height, width = self.image_shape
         row_x = torch.stack([cos_n, (shear_n * cos_n - sin_n) * (height / width), shift_n2[:, 0]], dim=-1)
         row_y = torch.stack([sin_n * (width / height), shear_n * sin_n + cos_n, shift_n2[:, 1]], dim=-1)
@@ -47,3 +47,11 @@ class Affine(Copy):
         grid = affine_grid(affine_n23, [n, 1, *self.image_shape], align_corners=False)
         images = x_ng.view(n, 1, *self.image_shape)
         return grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False).view(n, -1)
+
+
+def _build(inputs: AugmentationInputs) -> Affine:
+    s = inputs.settings
+    return Affine(inputs.image_shape, s.rotation, s.zoom, s.shear, s.shift, s.stretch)
+
+
+register_augmentation("affine", _build, kinds=("images",), default_for=("images",))

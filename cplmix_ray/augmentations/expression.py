@@ -1,4 +1,4 @@
-"""Copies of cells: fewer molecules of counts, fewer genes of log-expression."""
+"""Augmentations of cells: thinning of counts, gene dropout and noise of log-expression."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,22 +6,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cplmix_ray.augmentations.base import Copy
-from cplmix_ray.nn.dropout_masks import kept
+from cplmix_ray.augmentations.augmentation import Augmentation, register_augmentation
+from cplmix_ray.nn.dropout_masks import dropout_mask
 
 
 @dataclass(frozen=True)
-class Thinning(Copy):
+class Thinning(Augmentation):
     """Each molecule is kept with probability ``keep``, as if the cell had been sequenced less deeply."""
 
     keep: float
-    by_value: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
 
-    def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
+    def transform(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
         if self.keep >= 1.0:
             return x_ng
-        # Most counts are zero and stay so; the binomial sampler is slow, so only the others are drawn. What is no count
-        # (NaN) stays too: made zero here, nobody would hear of it.
+        # The binomial sampler is slow, so it is run on positive counts alone. NaN is kept, so that the checks of
+        # finite values find it.
         out_ng = x_ng.clone()
         seen = x_ng > 0
         counts = x_ng[seen]
@@ -30,22 +30,33 @@ class Thinning(Copy):
 
 
 @dataclass(frozen=True)
-class GeneDropout(Copy):
-    """Genes are set to zero at random, and expressed genes jittered.
+class GeneDropout(Augmentation):
+    """Genes are set to zero at random, and Gaussian noise is added to expressed genes.
 
     Args:
         drop: probability that a gene of a cell is set to zero.
-        noise: standard deviation of Gaussian noise on the logarithms of expressed genes; zeros stay zero.
+        noise: standard deviation of the noise, on log-expression; zeros stay zero.
     """
 
     drop: float
     noise: float
-    by_value: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
 
-    def alter(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
+    def transform(self, x_ng: Tensor, generator: torch.Generator) -> Tensor:
         if self.noise > 0:
             jitter_ng = torch.randn(x_ng.shape, generator=generator, device=generator.device)
             x_ng = torch.where(x_ng == 0, x_ng, x_ng + self.noise * jitter_ng)
         if self.drop > 0:
-            x_ng = x_ng * kept(tuple(x_ng.shape), self.drop, generator)[0]
+            x_ng = x_ng * dropout_mask(tuple(x_ng.shape), self.drop, generator)[0]
         return x_ng
+
+
+register_augmentation(
+    "thinning", lambda inputs: Thinning(inputs.settings.thinning_keep), kinds=("counts",), default_for=("counts",)
+)
+register_augmentation(
+    "gene_dropout",
+    lambda inputs: GeneDropout(inputs.settings.drop_genes, inputs.settings.expression_noise),
+    kinds=("log",),
+    default_for=("log",),
+)

@@ -1,44 +1,60 @@
-"""Neighbour copies: a cell stands for its near neighbours, which share its type more often than its noise."""
+"""Neighbour augmentation: a cell is replaced by one of its nearest cells, most of which share its type."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cplmix_ray.augmentations.base import Copy
+from cplmix_ray.augmentations.augmentation import (
+    Augmentation,
+    AugmentationInputs,
+    PickNeighbors,
+    register_augmentation,
+)
 
 
 @dataclass(frozen=True)
-class Neighbours(Copy):
-    """Each cell is replaced by one of its k nearest training cells or itself, all k + 1 equally likely.
+class Neighbors(Augmentation):
+    """Each cell is replaced by one of its J nearest training cells or kept, all J + 1 with equal probability.
 
     Args:
-        table_nk: rows of the neighbours of every row of the data, shape (N, k), int64, on the CPU.
+        table_nj: rows of the neighbours of every row of the data, shape (N, J), int64, on the CPU.
     """
 
-    table_nk: Tensor
+    table_nj: Tensor
 
-    def stand_in(self, idx_n: Tensor, generator: torch.Generator) -> Tensor:
-        k = self.table_nk.shape[1]
-        pick_n = torch.randint(0, k + 1, idx_n.shape, generator=generator, device=generator.device).to(idx_n.device)
-        neighbour_n = self.table_nk[idx_n, pick_n.clamp_max(k - 1)]
-        return torch.where(pick_n == k, idx_n, neighbour_n)
+    def choose_rows(self, idx_n: Tensor, generator: torch.Generator) -> Tensor:
+        n_neighbors = self.table_nj.shape[1]
+        pick_n = torch.randint(0, n_neighbors + 1, idx_n.shape, generator=generator, device=generator.device)
+        pick_n = pick_n.to(idx_n.device)
+        neighbour_n = self.table_nj[idx_n, pick_n.clamp_max(n_neighbors - 1)]
+        return torch.where(pick_n == n_neighbors, idx_n, neighbour_n)
 
 
 @dataclass(frozen=True)
-class NeighboursAtHand(Copy):
-    """The same where cells stay on disk: the nearest are those among the cells that are in memory together.
+class NeighborsInMemory(Augmentation):
+    """The same where cells stay on disk: neighbours are searched among the cells that are in memory at that time.
 
     Args:
-        k: neighbours of a cell.
-        stand_ins: rows that stand in for rows, given which neighbour is picked for each; k picks the cell itself.
+        n_neighbors: J.
+        pick: from rows and the number of the neighbour wanted for each to the neighbours' rows; J is the cell itself.
     """
 
-    k: int
-    stand_ins: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    n_neighbors: int
+    pick: PickNeighbors
 
-    def stand_in(self, idx_n: Tensor, generator: torch.Generator) -> Tensor:
-        pick_n = torch.randint(0, self.k + 1, idx_n.shape, generator=generator, device=generator.device)
-        return torch.from_numpy(self.stand_ins(idx_n.numpy(), pick_n.cpu().numpy()))
+    def choose_rows(self, idx_n: Tensor, generator: torch.Generator) -> Tensor:
+        pick_n = torch.randint(0, self.n_neighbors + 1, idx_n.shape, generator=generator, device=generator.device)
+        return torch.from_numpy(self.pick(idx_n.numpy(), pick_n.cpu().numpy()))
+
+
+def _build(inputs: AugmentationInputs) -> Augmentation:
+    if inputs.tables.neighbor_index is None:
+        assert inputs.tables.neighbors is not None
+        return Neighbors(torch.as_tensor(inputs.tables.neighbors))
+    assert inputs.pick_neighbors is not None
+    return NeighborsInMemory(inputs.tables.neighbor_index.n_neighbors, inputs.pick_neighbors)
+
+
+_ALL = ("images", "counts", "log")
+register_augmentation("neighbours", _build, kinds=_ALL, default_for=_ALL, needs_neighbors=True)

@@ -1,4 +1,4 @@
-"""What cplmix is compared with: k-means and Leiden on principal components, k-means on the latent space of scVI."""
+"""Other methods: k-means and Leiden on principal components, k-means on the latent space of scVI."""
 
 import importlib.util
 import logging
@@ -12,12 +12,13 @@ import pandas as pd
 import scipy.sparse as sp
 
 from cplmix_ray.benchmarks.entries import Baseline
-from cplmix_ray.config import Config
+from cplmix_ray.config import RunConfig
+from cplmix_ray.data.matrix.block import Block
 from cplmix_ray.data.neighbors.principal_components import principal_components, require_differences
 from cplmix_ray.data.preprocessing.fit import fit_preparation
 from cplmix_ray.data.preprocessing.genes import columns_of
-from cplmix_ray.data.preprocessing.preparation import holds_counts
-from cplmix_ray.data.source import Source, Values
+from cplmix_ray.data.preprocessing.preparation import check_finite
+from cplmix_ray.data.source import Source
 from cplmix_ray.utils.errors import InputError
 
 _NEEDS = {"leiden": ("scanpy", "igraph"), "scvi_kmeans": ("scvi",)}
@@ -25,15 +26,15 @@ _REMEDY = {"leiden": "pip install 'cplmix_ray[bench]'", "scvi_kmeans": "pip inst
 
 
 @dataclass(frozen=True)
-class Clusters:
-    """Categories that a method gives n cells, and what the reader of a row should know of how."""
+class Clustering:
+    """Categories of n cells, and a note for the column ``detail``."""
 
     category_n: np.ndarray
     detail: str
 
 
 def require_method(method: str) -> None:
-    """Refuse a method whose packages are not there, before anything starts.
+    """Check that the packages of a method are installed.
 
     Raises:
         InputError: one is missing.
@@ -43,27 +44,28 @@ def require_method(method: str) -> None:
         raise InputError(f"The method {method} needs {missing[0]}; install it with: {_REMEDY[method]}.")
 
 
-def find_clusters(method: str, source: Source, k: int, config: Config, settings: Baseline) -> Clusters:
+def find_clusters(method: str, source: Source, k: int, config: RunConfig, settings: Baseline) -> Clustering:
     """Cluster cells prepared by the input section of ``config``, with its seed.
 
     Raises:
         InputError: the cells do not fit the method, or a package is missing.
     """
     require_method(method)
+    check_finite(source.matrix, source)
     if method == "scvi_kmeans":
         return _scvi_kmeans(source, k, config, settings)
-    values_ng = fit_preparation(source, config).values_ng
+    values_ng = fit_preparation(source, config.input).matrix.block()
     require_differences(values_ng, source.name)
     points = _components(values_ng, settings)
     detail = f"{points.shape[1]} PCs"
     if method == "kmeans":
-        return Clusters(_kmeans(points, k, config.seed, settings), detail)
+        return Clustering(_kmeans(points, k, config.seed, settings), detail)
     category_n, resolution = _leiden(points, k, config.seed, settings)
-    return Clusters(category_n, f"{detail}, resolution {resolution:.4g}")
+    return Clustering(category_n, f"{detail}, resolution {resolution:.4g}")
 
 
-def _components(values_ng: Values, settings: Baseline) -> np.ndarray:
-    """Principal components of the dense values, the same whatever the seed."""
+def _components(values_ng: Block, settings: Baseline) -> np.ndarray:
+    """Principal components of the dense values; they do not depend on the seed of a run."""
     dense = values_ng.toarray() if sp.issparse(values_ng) else np.asarray(values_ng)
     if settings.scale:
         sd_g = dense.std(axis=0)
@@ -78,7 +80,7 @@ def _kmeans(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> np.
 
 
 def _leiden(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> tuple[np.ndarray, float]:
-    """Leiden at the resolution whose number of clusters is K or comes closest to it, and that resolution."""
+    """Leiden clusters whose number is K or closest to it, and their resolution."""
     import scanpy
 
     cells = anndata.AnnData(points_np, obs=pd.DataFrame(index=[str(i) for i in range(len(points_np))]))
@@ -96,9 +98,9 @@ def _leiden(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> tup
 
 
 def resolve_clusters(clusters_at: Callable[[float], np.ndarray], k: int) -> tuple[np.ndarray, float]:
-    """Find K clusters by bisection of the resolution; where their number jumps over K, look around the jump.
+    """Find K clusters by bisection of the resolution; if their number jumps over K, search around the jump.
 
-    More resolution does not always mean more clusters, so K may be found at either side.
+    The number of clusters is not monotonic in the resolution, so K may occur on either side.
     """
     tried: list[tuple[int, float, np.ndarray]] = []
     low, high, at = 0.0, 20.0, 1.0
@@ -117,14 +119,14 @@ def resolve_clusters(clusters_at: Callable[[float], np.ndarray], k: int) -> tupl
     return category_n, at
 
 
-def _scvi_kmeans(source: Source, k: int, config: Config, settings: Baseline) -> Clusters:
-    """k-means on the latent means of scVI with its defaults, on the genes that the other methods see."""
+def _scvi_kmeans(source: Source, k: int, config: RunConfig, settings: Baseline) -> Clustering:
+    """k-means on the latent means of scVI with its defaults, on the same genes as the other methods."""
     if source.image_shape is not None:
         raise InputError(f"{source.name} holds images, which the method scvi_kmeans cannot take; leave the entry out.")
-    names = fit_preparation(source, config).preparation.var_names
-    values_ng = source.values_ng[:, columns_of(source.adata.var_names, names, source.name)]
-    counts = holds_counts(values_ng)
-    if values_ng.min() < 0:
+    names = fit_preparation(source, config.input).preparation.var_names
+    matrix = source.matrix.choose(columns_of(source.adata.var_names, names, source.name))
+    counts = matrix.statistics.counts
+    if matrix.statistics.limits[0] < 0:
         raise InputError(f"{source.name} holds negative values, which scVI cannot take; name raw counts with layer.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scvi-tools and lightning warn of their own future
@@ -133,12 +135,12 @@ def _scvi_kmeans(source: Source, k: int, config: Config, settings: Baseline) -> 
         logging.getLogger("lightning").setLevel(logging.ERROR)
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         scvi.settings.seed, scvi.settings.verbosity = config.seed, logging.ERROR
-        cells = anndata.AnnData(sp.csr_matrix(values_ng).rint().astype(np.float32))
+        cells = anndata.AnnData(sp.csr_matrix(matrix.block()).rint().astype(np.float32))
         scvi.model.SCVI.setup_anndata(cells)
         model = scvi.model.SCVI(cells)
         model.train(max_epochs=settings.epochs, accelerator="cpu", devices=1, enable_progress_bar=False, logger=False)
         points = model.get_latent_representation()
     detail = f"scvi {scvi.__version__}, {model.trainer.current_epoch} epochs"
-    return Clusters(
+    return Clustering(
         _kmeans(points, k, config.seed, settings), detail + ("" if counts else ", values rounded to counts")
     )

@@ -1,4 +1,4 @@
-"""What a benchmark compares, as a YAML list of entries."""
+"""Entries of a benchmark: a YAML list of methods, settings and data to compare."""
 
 import itertools
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Method = Literal["cplmix", "kmeans", "leiden", "scvi_kmeans"]
 
 
 class Baseline(Section):
-    """Settings of the methods that cplmix is compared with."""
+    """Settings of the other methods."""
 
     pcs: int = Field(50, ge=1, description="Principal components on which cells are clustered.")
     scale: bool = Field(False, description="Give every gene unit variance before the principal components.")
@@ -27,7 +27,7 @@ class Baseline(Section):
 
 
 class Entry(Section):
-    """One thing to measure: a method with its settings on some cells, run once for every seed.
+    """A method with its settings on a data set, run once for every seed.
 
     ``over`` lists values of settings; all their combinations are measured.
     """
@@ -65,7 +65,7 @@ class Entry(Section):
         return self
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """Dotted settings of every combination, with those that stay the same."""
+        """Dotted settings of every combination."""
         for values in itertools.product(*self.over.values()):
             yield {**self.set, **dict(zip(self.over, values, strict=True))}
 

@@ -1,127 +1,145 @@
-"""Results as rows of a CSV file that several benchmarks may add to, one after the other or at once."""
+"""Results of a benchmark: rows of a CSV file that several processes may append to, and tables over seeds."""
 
-import csv
 import fcntl
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cplmix_ray.benchmarks.jobs import read_settings
-from cplmix_ray.config import Config
+import pandas as pd
+
+from cplmix_ray.benchmarks.runs import read_settings
+from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
 from cplmix_ray.utils.errors import InputError
 
-_LABEL = ("acc", "ari", "nmi")
-_POSTERIOR = ("consensus", "agreement", "amp", "populated", "kl_qc_pc", "reconstruction")
+_SCORES = ("acc", "ari", "nmi", "consensus", "agreement", "amp", "populated", "kl_qc_pc", "reconstruction")
 COLUMNS = (
     *("version", "name", "data", "method", "seed", "hash", "n_cells", "n_types"),
-    *("n_categories", "settings", "coupling", "steps", *_LABEL, *_POSTERIOR),
-    *(f"val_{name}" for name in (*_LABEL, *_POSTERIOR, "loss")),
+    *("n_categories", "settings", "coupling", "steps", *_SCORES),
+    *(f"val_{name}" for name in (*_SCORES, "loss")),
     *("seconds", "detail"),
 )
-"""docs/metrics.md says what the scores are. ``val_loss``: reconstruction + beta KL(s) - H(c) of Eq. 7 in nats a cell,
-on the validation cells as they are, mean over arms; without the coupling, so that runs of all couplings compare."""
+"""Columns of a file, whose order is part of its format. docs/metrics.md defines the scores."""
 
-Row = dict[str, str]
-
-
-def key_of(row: Mapping[str, str]) -> tuple[str, ...]:
-    """What tells a run from all others; a job has the same."""
-    return row["name"], row["data"], row["method"], row["hash"], row["seed"]
+GROUP = ["name", "data", "method", "hash"]
+"""Columns that runs share which differ by their seed alone."""
+KEY = [*GROUP, "seed"]
+"""Columns that identify a run."""
 
 
-def group_of(row: Mapping[str, str]) -> tuple[str, ...]:
-    """What runs have in common that differ by their seed alone."""
-    return key_of(row)[:-1]
+def keys_of(rows: pd.DataFrame, columns: Sequence[str] = KEY) -> list[tuple[str, ...]]:
+    """Of each row, the values that identify its run."""
+    return list(rows[list(columns)].itertuples(index=False, name=None))
 
 
-def number(row: Mapping[str, str], name: str) -> float | None:
-    """A figure of a row, None where it has none."""
-    return float(row[name]) if row[name] else None
+def with_keys(rows: pd.DataFrame, keys: Collection[tuple[str, ...]], columns: Sequence[str] = KEY) -> pd.DataFrame:
+    """Rows of the given runs."""
+    return rows[pd.Series([key in keys for key in keys_of(rows, columns)], rows.index, dtype=bool)]
 
 
-def value_of(row: Mapping[str, str], name: str) -> Any:
-    """A column, a setting by its dotted name, or k_off: by how much K exceeds the number of types.
+def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """Rows of a file as text; no rows where there is no file. An incomplete last line is left out.
 
     Raises:
-        InputError: there is no such column or setting.
-    """
-    if name == "k_off":
-        return float(row["n_categories"]) - float(row["n_types"]) if row["n_types"] else None
-    if name == "model.n_categories":
-        return float(row["n_categories"])
-    if name in row:
-        try:
-            return number(row, name)
-        except ValueError:
-            return row[name]
-    settings = read_settings(row["settings"])
-    if name in settings:
-        return settings[name]
-    section, _, last = name.partition(".")
-    usual = Config().model_dump(mode="json").get(section)
-    if not isinstance(usual, dict) or last not in usual:
-        raise InputError(f"Rows have no column or setting '{name}'; names are like acc, k_off or model.n_arms.")
-    return usual[last]
-
-
-def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS) -> list[Row]:
-    """The whole rows of a file; none where there is no file.
-
-    Args:
-        columns: what the benchmark that wrote them measures.
-
-    Raises:
-        InputError: the file cannot be read or holds something else.
+        InputError: the file cannot be read, or its columns are others.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        return []
+        text = ""
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read the rows {path} ({error}).") from None
-    text = text[: text.rfind("\n") + 1]  # a line that a killed process began is none
+    text = text[: text.rfind("\n") + 1]  # a process that was killed may have left part of a line
     if not text:
-        return []
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    head = text.partition("\n")[0]
-    if head != ",".join(columns):
+        return pd.DataFrame(columns=list(columns), dtype=str)
+    if text.partition("\n")[0] != ",".join(columns):
         raise InputError(f"{path} holds no rows of this version's benchmark (its first line differs); name another.")
-    return rows
+    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
 
 
 def append_row(path: Path, figures: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> None:
-    """Add a row in one write; the first one of a file comes with the names of the columns.
+    """Append a row in one write; the first row of a file is preceded by the names of the columns.
 
     Args:
-        figures: those of ``columns`` that there are.
+        figures: values of some of the columns.
 
     Raises:
-        InputError: it cannot be written there.
+        InputError: the file cannot be written.
     """
+    row = pd.DataFrame([figures]).reindex(columns=list(columns))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            there = file.read()
-            whole = there.rfind(b"\n") + 1
-            if whole < len(there):
-                file.truncate(whole)
-            lines = [] if whole else [",".join(columns) + "\n"]
-            os.write(file.fileno(), "".join([*lines, _line(figures, columns)]).encode())
+            content = file.read()
+            complete = content.rfind(b"\n") + 1
+            if complete < len(content):
+                file.truncate(complete)
+            text = row.to_csv(index=False, header=not complete, float_format="%.6g", lineterminator="\n")
+            os.write(file.fileno(), text.encode())
     except OSError as error:
         raise InputError(f"Cannot write {path} ({error.strerror or error}).") from None
 
 
-def _line(figures: Mapping[str, Any], columns: Sequence[str]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow([_cell(figures.get(name)) for name in columns])
-    return text.getvalue()
+def values_of(rows: pd.DataFrame, name: str) -> pd.Series:
+    """Values of a column, of a setting by its dotted name, or of k_off: K minus the number of types.
+
+    Returns:
+        Numbers where all are numbers; None or NaN where a row has no value.
+
+    Raises:
+        InputError: there is no such column or setting.
+    """
+    if name == "k_off":
+        return pd.to_numeric(rows["n_categories"]).astype(float) - pd.to_numeric(rows["n_types"])
+    if name == "model.n_categories":
+        return pd.to_numeric(rows["n_categories"]).astype(float)
+    if name in rows:
+        try:
+            return pd.to_numeric(rows[name]).astype(float)
+        except ValueError:
+            return rows[name].where(rows[name] != "", None)
+    section, _, last = name.partition(".")
+    defaults = CplMixVAEConfig().model_dump(mode="json").get(section)
+    default = {name: defaults[last]} if isinstance(defaults, dict) and last in defaults else {}
+
+    def value(settings: str) -> Any:
+        found = {**default, **read_settings(settings)}
+        if name not in found:
+            raise InputError(f"Rows have no column or setting '{name}'; names are like acc, k_off or model.n_arms.")
+        return found[name]
+
+    return pd.Series([value(settings) for settings in rows["settings"]], rows.index, dtype=object)
 
 
-def _cell(value: Any) -> str:
-    if value is None or value != value:  # a NaN is a figure that is not there
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def summarize(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """A row for each group of runs that differ by their seed alone, in the order of their first rows.
+
+    Returns:
+        name, settings (those that not all groups of the name share), data, method, n_categories and runs; and of each
+        of ``columns`` the mean over seeds with the sample standard deviation, as text.
+    """
+    words = rows["settings"].str.split(" ").map(set)
+    shared = words.groupby(rows["name"]).agg(lambda sets: set.intersection(*sets))
+    found = []
+    for _, runs in rows.groupby(GROUP, sort=False):
+        first = runs.iloc[0]
+        varied = [word for word in first["settings"].split(" ") if word not in shared[first["name"]]]
+        found.append(
+            {
+                **first[["name", "data", "method", "n_categories"]],
+                "settings": " ".join(varied),
+                "runs": len(runs),
+                **{column: mean_sd(pd.to_numeric(runs[column])) for column in columns},
+            }
+        )
+    return pd.DataFrame(found, columns=["name", "settings", "data", "method", "n_categories", "runs", *columns])
+
+
+def mean_sd(values: pd.Series) -> str:
+    """Mean and sample standard deviation as text; NaN is left out, and a single value stands alone."""
+    if not values.count():
+        return "-"
+    return f"{values.mean():.4g}" if values.count() == 1 else f"{values.mean():.3f} +- {values.std():.3f}"

@@ -1,4 +1,4 @@
-"""All runs of a benchmark that have no row yet, one after the other or several at a time."""
+"""Runs a benchmark in this process or in several at a time, and appends a row as each run ends."""
 
 import contextlib
 import multiprocessing
@@ -8,89 +8,91 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from cplmix_ray.benchmarks.baselines import require_method
-from cplmix_ray.benchmarks.jobs import Job
-from cplmix_ray.benchmarks.results import append_row, key_of, read_rows
-from cplmix_ray.benchmarks.single_run import Figures, Place, perform
+from cplmix_ray.benchmarks.execute import Figures, RunOptions, execute
+from cplmix_ray.benchmarks.results import append_row, keys_of, read_rows
+from cplmix_ray.benchmarks.runs import BenchmarkRun
 from cplmix_ray.utils.errors import InputError, TrainingError
 
 Failure = str
-"""Why a run has no row, in one sentence."""
+"""Why a run failed, in one sentence."""
 
 
-def without_row(jobs: Sequence[Job], rows: Path) -> list[Job]:
-    """The jobs that are still to be done, of which is known that they can begin: better now than in the night.
+def pending_runs(runs: Sequence[BenchmarkRun], rows: Path) -> list[BenchmarkRun]:
+    """Runs that have no row yet. Checks data and packages first.
 
     Raises:
-        InputError: the rows cannot be read, or a method's packages or a job's data are missing.
+        InputError: the rows cannot be read, or the packages of a method or the data of a run are missing.
     """
-    done = {key_of(row) for row in read_rows(rows)}
-    todo = [job for job in jobs if job.key not in done]
-    for method in sorted({job.entry.method for job in todo}):
+    done = set(keys_of(read_rows(rows)))
+    pending = [run for run in runs if run.key not in done]
+    for method in sorted({run.entry.method for run in pending}):
         require_method(method)
-    for job in todo:
-        data = job.config.input.data
+    for run in pending:
+        data = run.config.input.data
         if data != "digits" and not Path(data).exists():
-            raise InputError(f"There is no file {data} for entry '{job.entry.name}'; name its folder with --data-dir.")
-    return todo
+            raise InputError(f"There is no file {data} for entry '{run.entry.name}'; name its folder with --data-dir.")
+    return pending
 
 
-def conduct_benchmark(
-    jobs: Sequence[Job],
+def run_benchmark(
+    runs: Sequence[BenchmarkRun],
     rows: Path,
-    place: Place,
+    options: RunOptions,
     workers: int,
-    tell: Callable[[Job, Figures | Failure], None],
+    on_end: Callable[[BenchmarkRun, Figures | Failure], None],
 ) -> int:
-    """Run the jobs and add a row as each ends; one that fails does not end the others.
+    """Do the runs and append a row as each ends; one that fails does not end the others.
 
     Args:
-        workers: runs at a time, each in a process of its own where there are several.
-        tell: told of every job that ended.
+        workers: runs at a time; several run in processes of their own.
+        on_end: called after every run.
 
     Returns:
-        How many failed.
+        Number of failed runs.
 
     Raises:
         InputError: a row cannot be written.
     """
     failed = 0
-    with contextlib.closing(_performed(jobs, place, workers)) as results:
-        for job, result in results:
+    with contextlib.closing(_results(runs, options, workers)) as results:
+        for run, result in results:
             if isinstance(result, Failure):
                 failed += 1
             else:
                 append_row(rows, result)
-            tell(job, result)
+            on_end(run, result)
     return failed
 
 
-def _performed(jobs: Sequence[Job], place: Place, workers: int) -> Generator[tuple[Job, Figures | Failure], None, None]:
+def _results(
+    runs: Sequence[BenchmarkRun], options: RunOptions, workers: int
+) -> Generator[tuple[BenchmarkRun, Figures | Failure], None, None]:
     if workers == 1:
-        for job in jobs:
-            yield job, _attempt(job, place)
+        for run in runs:
+            yield run, _attempt(run, options)
         return
     # Fresh processes: a fork would inherit threads in the middle of their work.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-    whole = False
+    completed = False
     try:
-        under_way = {pool.submit(_attempt, job, place): job for job in jobs}
-        for future in as_completed(under_way):
+        futures = {pool.submit(_attempt, run, options): run for run in runs}
+        for future in as_completed(futures):
             try:
-                yield under_way[future], future.result()
+                yield futures[future], future.result()
             except BrokenExecutor:
                 raise TrainingError("A process of the benchmark died, of too little memory perhaps.") from None
-        whole = True
+        completed = True
     finally:
         processes = list((pool._processes or {}).values())
-        pool.shutdown(wait=whole, cancel_futures=True)
-        if not whole:
+        pool.shutdown(wait=completed, cancel_futures=True)
+        if not completed:
             for process in processes:
                 process.terminate()
 
 
-def _attempt(job: Job, place: Place) -> Figures | Failure:
+def _attempt(run: BenchmarkRun, options: RunOptions) -> Figures | Failure:
     try:
-        return perform(job, place)
+        return execute(run, options)
     except (InputError, TrainingError) as error:
         return str(error)

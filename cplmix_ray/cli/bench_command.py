@@ -2,78 +2,79 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from cplmix_ray.cli.lazy_imports import loading
-from cplmix_ray.cli.parser import Flag, parse_line
+from cplmix_ray.cli.parser import Flag, loading, parse_line
 from cplmix_ray.cli.speed_command import Speed, speed
 from cplmix_ray.utils.errors import InputError, TrainingError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Run every entry of a benchmark with every seed, and add a row for each run; runs that have a row are skipped."""
+    """Run every entry of a benchmark with every seed and add one row per run; runs that have a row are skipped."""
 
     bench: tyro.conf.Positional[str]
     """YAML list of entries; see tune_configs/bench_cells.yaml."""
     out: str
-    """Folder for what the runs leave: their categories, scalars and settings."""
+    """Folder for the output of the runs: categories, TensorBoard values and settings."""
     rows: str | None = None
-    """CSV file that rows are added to; default: rows.csv in --out."""
+    """CSV file to which rows are added; default: rows.csv in --out."""
     data_dir: str | None = None
-    """Folder of data that the benchmark names by a plain path; default: CPLMIX_RAY_DATA, else the working folder."""
+    """Folder of the data files with relative paths; default: CPLMIX_RAY_DATA, or else the current folder."""
     seeds: tuple[int, ...] = ()
-    """Seeds in place of the entries' own."""
+    """Seeds to use instead of those of the entries."""
     only: tuple[str, ...] = ()
     """Names of the entries to run; default: all."""
     workers: int = 1
-    """Runs at a time, each in a process of its own."""
+    """Number of runs at a time, each in its own process."""
     threads: int = 1
-    """Threads of a run."""
+    """Number of threads per run."""
     keep_models: Flag = False
-    """Leave the checkpoints of finished runs in --out; they take the most room."""
+    """Keep the checkpoints of finished runs in --out; they need most of the space."""
 
 
 @dataclass(frozen=True)
 class Rank:
-    """Tell which scores without labels go with the accuracy: Spearman's rank correlation over the runs on each data."""
+    """Rank correlation (Spearman) of each label-free score with the accuracy, over the runs on each data set."""
 
     rows: tyro.conf.Positional[str]
     """CSV file of rows."""
     runs: str | None = None
-    """Folder that accuracy wrote with --out, for the agreement between seeds; default: the folder of the rows."""
+    """Folder given to accuracy with --out, for the agreement between seeds; default: the folder of the rows."""
     out: str | None = None
-    """CSV file for the table; default: rank.csv beside the rows."""
+    """CSV file for the table; default: rank.csv in the folder of the rows."""
     only: tuple[str, ...] = ()
-    """Names of the entries to count; default: all."""
+    """Names of the entries to include; default: all."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Draw a score against a setting, a curve with error bars (standard deviation over runs) for each data."""
+    """Plot a score against a setting: one curve per data set, with error bars (standard deviation over runs)."""
 
     rows: tyro.conf.Positional[str]
     """CSV file of rows."""
     x: str
-    """Setting or column across, such as model.n_arms; k_off is K minus the number of types."""
+    """Setting or column on the x axis, such as model.n_arms; k_off is K minus the number of types."""
     y: str = "acc"
-    """Column that holds the score."""
+    """Column of the score."""
     by: str = "data"
-    """Setting or column that has a curve for each of its values, such as data, name or coupling."""
+    """Setting or column that defines the curves, one for each of its values, such as data, name or coupling."""
     out: str | None = None
-    """Picture (.png, .pdf or .svg); default: <y>-<x>.png beside the rows."""
+    """Figure (.png, .pdf or .svg); default: <y>-<x>.png in the folder of the rows."""
     method: Literal["cplmix", "kmeans", "leiden", "scvi_kmeans"] = "cplmix"
-    """The method whose rows are drawn."""
+    """Method whose rows are plotted."""
     only: tuple[str, ...] = ()
-    """Names of the entries to draw; default: all."""
+    """Names of the entries to plot; default: all."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure how well cell types are found, by cplmix and by other methods, what tells good runs without labels, and
-    how fast training is.
+    """Benchmarks: accuracy of cplmix and other methods, label-free scores that correlate with it, and training speed.
 
     For example: python -m cplmix_ray.bench accuracy tune_configs/bench_digits.yaml --out bench_out
     """
@@ -87,7 +88,7 @@ class Bench:
 
 
 def bench(args: list[str]) -> None:
-    """Do what the line's first word says."""
+    """Run the subcommand."""
     command = parse_line(Bench, args, "bench").what
     match command:
         case Accuracy():
@@ -101,7 +102,7 @@ def bench(args: list[str]) -> None:
 
 
 def accuracy(command: Accuracy) -> None:
-    """Run what has no row yet, show the table, and say where the rows are.
+    """Do the runs that have no row yet, print the table, and print the path of the rows.
 
     Raises:
         TrainingError: a run failed, or the benchmark was interrupted.
@@ -112,71 +113,75 @@ def accuracy(command: Accuracy) -> None:
     if any(not 0 <= seed < 2**32 for seed in command.seeds):
         raise InputError(f"--seeds {' '.join(map(str, command.seeds))} must be 0 or more, and less than 2^32.")
     from cplmix_ray.benchmarks.entries import load_entries
-    from cplmix_ray.benchmarks.jobs import jobs_of
+    from cplmix_ray.benchmarks.runs import expand_entries
 
     entries = load_entries(command.bench, command.only)
     data_dir = Path(command.data_dir) if command.data_dir else None
-    jobs = jobs_of(entries, Path(command.bench).parent, data_dir, command.seeds)
-    # Heavy imports only now, so that --help and a wrong line answer at once.
+    runs = expand_entries(entries, Path(command.bench).parent, data_dir, command.seeds)
+    # Slow imports are delayed, so that --help and invalid options are answered at once.
     with loading():
-        from cplmix_ray.benchmarks.results import key_of, read_rows
-        from cplmix_ray.benchmarks.runner import conduct_benchmark, without_row
-        from cplmix_ray.benchmarks.single_run import Place
-        from cplmix_ray.checkpoints.run_folder import require_writable
-        from cplmix_ray.cli.bench_table import Progress, summary
+        from cplmix_ray.benchmarks.execute import RunOptions
+        from cplmix_ray.benchmarks.results import read_rows, with_keys
+        from cplmix_ray.benchmarks.runner import pending_runs, run_benchmark
+        from cplmix_ray.cli.bench_table import BenchmarkProgress, print_summary
+        from cplmix_ray.utils.durable import require_writable
 
     out = Path(command.out)
-    rows = Path(command.rows) if command.rows else out / "rows.csv"
-    for folder in (out, rows.parent):
+    path = Path(command.rows) if command.rows else out / "rows.csv"
+    for folder in (out, path.parent):
         require_writable(folder)
-    todo = without_row(jobs, rows)
-    print(f"{len(jobs)} runs, {len(jobs) - len(todo)} of them have a row in {rows}.", flush=True)
-    place = Place(out.resolve(), command.threads, command.keep_models)
+    pending = pending_runs(runs, path)
+    print(f"{len(runs)} runs, {len(runs) - len(pending)} of them have a row in {path}.", flush=True)
+    options = RunOptions(out.resolve(), command.threads, command.keep_models)
     try:
-        failed = conduct_benchmark(todo, rows, place, command.workers, Progress(len(todo)))
+        failed = run_benchmark(pending, path, options, command.workers, BenchmarkProgress(len(pending)))
     except KeyboardInterrupt:
-        raise TrainingError(f"The benchmark was interrupted; the same command goes on, rows are in {rows}.") from None
-    keys = {job.key for job in jobs}
-    summary([row for row in read_rows(rows) if key_of(row) in keys])
+        raise TrainingError(
+            f"The benchmark was interrupted; repeat the command to continue. Rows are in {path}."
+        ) from None
+    print_summary(with_keys(read_rows(path), {run.key for run in runs}))
     if failed:
-        raise TrainingError(f"{failed} of {len(todo)} runs failed, as said above; rows of the others are in {rows}.")
-    print(f"Rows are in {rows}.")
+        raise TrainingError(
+            f"{failed} of {len(pending)} runs failed, for the reasons given above; "
+            f"the rows of the others are in {path}."
+        )
+    print(f"Rows are in {path}.")
 
 
 def rank(command: Rank) -> None:
-    """Show the table, write it, and say where it is."""
-    from cplmix_ray.benchmarks.rank import rankings, write_rankings
+    """Print the table, write it, and print its path."""
+    from cplmix_ray.benchmarks.rank import rank_scores, write_rankings
     from cplmix_ray.cli.bench_table import rank_table
 
     path = Path(command.rows)
-    rows = _some_rows(path, command.only)
-    found = rankings(rows, Path(command.runs) if command.runs else path.parent)
-    rank_table(found)
+    rankings = rank_scores(_some_rows(path, command.only), Path(command.runs) if command.runs else path.parent)
+    rank_table(rankings)
     out = Path(command.out) if command.out else path.parent / "rank.csv"
-    write_rankings(out, found)
+    write_rankings(out, rankings)
     print(f"The table is in {out}.")
 
 
 def curve(command: Curve) -> None:
-    """Draw, and say where the picture is."""
-    from cplmix_ray.benchmarks.curve import draw_curves, points_of, save_figure
+    """Plot, and print the path of the figure."""
+    from cplmix_ray.benchmarks.curve import curve_points, draw_curves, save_figure
 
     path = Path(command.rows)
-    rows = [row for row in _some_rows(path, command.only) if row["method"] == command.method]
-    curves = points_of(rows, command.x, command.by, command.y)
+    rows = _some_rows(path, command.only)
+    points = curve_points(rows[rows["method"] == command.method], command.x, command.by, command.y)
     out = Path(command.out) if command.out else path.parent / f"{command.y}-{command.x}.png"
-    save_figure(draw_curves(curves, command.x, command.y), out)
-    for name, points in curves.items():
-        shown = ", ".join(f"{point.x:g}" if isinstance(point.x, float) else str(point.x) for point in points)
-        print(f"{name}: {sum(point.runs for point in points)} runs at {command.x} = {shown}.")
-    print(f"The picture is in {out}.")
+    save_figure(draw_curves(points, command.x, command.y), out)
+    for name, at in points.groupby("curve", sort=False):
+        shown = ", ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in at["x"])
+        print(f"{name}: {at['runs'].sum()} runs at {command.x} = {shown}.")
+    print(f"The figure is in {out}.")
 
 
-def _some_rows(path: Path, only: tuple[str, ...]) -> list[dict[str, str]]:
+def _some_rows(path: Path, only: tuple[str, ...]) -> "pd.DataFrame":
     from cplmix_ray.benchmarks.results import read_rows
 
-    rows = [row for row in read_rows(path) if not only or row["name"] in only]
-    if not rows:
+    rows = read_rows(path)
+    rows = rows[rows["name"].isin(only)] if only else rows
+    if rows.empty:
         which = f" of {', '.join(only)}" if only else ""
-        raise InputError(f"{path} holds no rows{which}; run python -m cplmix_ray.bench accuracy first.")
+        raise InputError(f"{path} contains no rows{which}; run python -m cplmix_ray.bench accuracy first.")
     return rows

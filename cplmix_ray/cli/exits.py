@@ -1,4 +1,4 @@
-"""From errors to one sentence and an exit status: 0 done, 2 bad input, 1 anything else."""
+"""Errors as one sentence and an exit status: 0 success, 2 invalid input, 1 any other error."""
 
 import contextlib
 import signal
@@ -7,24 +7,26 @@ import warnings
 from collections.abc import Callable, Iterator
 
 from cplmix_ray.utils.errors import InputError, TrainingError
+from cplmix_ray.utils.extensions import load_extensions
 
 _LONGEST = 2000
-"""Characters of a sentence; longer ones lose their middle."""
+"""Largest number of characters of an error message; longer ones are shortened in the middle."""
 
 
 def run_command(command: Callable[[list[str]], None]) -> None:
-    """Run a command on the words of the command line and leave the process."""
-    # Cells may share a name; genes may not, and that is said in an error of its own.
+    """Run a command with the arguments of the process; errors end the process."""
+    # Cell names may repeat. Repeated gene names have an error message of their own.
     warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
     try:
         with _termination_as_interruption():
+            load_extensions()
             command(sys.argv[1:])
     except InputError as error:
         _leave(f"error: {error}", 2)
     except TrainingError as error:
         _leave(f"error: {error}", 1)
     except KeyboardInterrupt:
-        _leave("Interrupted; the newest checkpoint stays, and the same command with --resume goes on from it.", 1)
+        _leave("Interrupted; the newest checkpoint is kept. Repeat the command with --resume to continue from it.", 1)
     except MemoryError as error:
         what = f" ({error})" if str(error) else ""
         _leave(f"error: There is not enough memory{what}; try --backed yes, fewer arms, or smaller layers.", 1)
@@ -34,10 +36,10 @@ def run_command(command: Callable[[list[str]], None]) -> None:
 
 @contextlib.contextmanager
 def _termination_as_interruption() -> Iterator[None]:
-    """SIGTERM, by which clusters say that they take a machine away, ends a command as Ctrl-C does: in good order."""
+    """Handle SIGTERM, which clusters send before they take a machine away, like Ctrl-C: the command ends cleanly."""
 
     def interrupt(*_) -> None:
-        # A search heeds Ctrl-C in its own way; a shell may have told a program in the background to ignore it.
+        # A search has its own handler of SIGINT. In a background process, the shell may have set SIGINT to be ignored.
         if callable(signal.getsignal(signal.SIGINT)):
             signal.raise_signal(signal.SIGINT)
         else:
@@ -56,6 +58,6 @@ def _leave(sentence: str, status: int) -> None:
 
 
 def in_one_line(sentence: str) -> str:
-    """The sentence in one line of moderate length, and nothing in it that a terminal would obey: files name things."""
+    """The sentence in one line of limited length, without control characters, which names from files may contain."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(sentence.split()))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

@@ -4,67 +4,64 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cplmix_ray.cli.lazy_imports import loading
-from cplmix_ray.cli.parser import parse_line
-from cplmix_ray.cli.progress import shown_check
-from cplmix_ray.cli.table import score_line
+from cplmix_ray.cli.parser import loading, parse_line
+from cplmix_ray.cli.progress import score_line, shown_check
 from cplmix_ray.utils.errors import InputError
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Give cells, old or new, their categories and states by a trained model; the genes must have the same names."""
+    """Assign categories and states to cells with a trained model; the genes must have the same names as in training."""
 
     run: str
-    """Folder that train wrote with --out."""
+    """Folder of the run, as given to train with --out."""
     data: str
-    """Cells (.h5ad or .csv), images (.npz), 'digits' or 'dsprites' to annotate; the file itself is left alone."""
+    """Cells (.h5ad or .csv), images (.npz), 'digits' or 'dsprites' to annotate; this file is not changed."""
     out: str
-    """The .h5ad to write: the given cells with the results added."""
+    """.h5ad file to write: the cells with the results added."""
     layer: str | None = None
-    """Layer of the .h5ad that holds the expression; default: the one the run was trained on."""
+    """Layer of the .h5ad to read instead of X; default: the one used in training."""
     backed: Literal["auto", "yes", "no"] = "auto"
-    """Leave the matrix of an .h5ad on disk, as for train; the results are then written without it."""
+    """Keep the matrix of an .h5ad on disk, as for train; the output file then does not contain it."""
     metadata: str | None = None
-    """CSV file with what is known of the cells, as for train; cells without a line in it are left out."""
+    """CSV file with one row per cell, as for train; cells without a row are excluded."""
     subset: int | None = None
-    """Annotate this many of the cells, drawn by the run's seed; default: all."""
+    """Annotate only this many cells, drawn with the seed of the run; default: all."""
     key_added: str = "cplmix"
-    """Beginning of the added names: obs <key>_category and <key>_confidence, obsm X_<key> and <key>_probs."""
+    """Prefix of the added names: obs <key>_category and <key>_confidence, obsm X_<key> and <key>_probs."""
 
 
 def predict(args: list[str]) -> None:
-    """Infer, add the keys, write the file, and say where it is."""
+    """Infer, add the results, write the file, and print its path."""
     command = parse_line(Predict, args, "predict")
     with loading():
-        from cplmix_ray.checkpoints.run_folder import require_writable
-        from cplmix_ray.data.dataset import read_source
         from cplmix_ray.data.io.csv_cells import is_table
-        from cplmix_ray.data.io.h5ad_backed import DiskUse
+        from cplmix_ray.data.io.read import read_source
         from cplmix_ray.data.io.write_h5ad import write_cells
-        from cplmix_ray.data.matrix.lazy import NO_PIXELS, LazyRows
-        from cplmix_ray.data.matrix.on_disk import NO_MATRIX, RowsOnDisk
-        from cplmix_ray.evaluation.annotate import annotate
         from cplmix_ray.evaluation.trained_model import TrainedModel
-        from cplmix_ray.metrics.summary import score
+        from cplmix_ray.runs.results import annotate
+        from cplmix_ray.utils.durable import require_writable
 
     out = Path(command.out)
     if out.exists() and Path(command.data).exists() and out.samefile(command.data):
-        raise InputError(f"--out {out} is the file that --data names, which is left alone; name another one.")
+        raise InputError(f"--out {out} is also the input file, which must not be overwritten; give another path.")
     require_writable(out.parent)
     model = TrainedModel.load(command.run)
     layer = command.layer if command.layer is not None or is_table(command.data) else model.config.input.layer
-    disk = DiskUse(command.backed, shown_check())
-    source = read_source(command.data, layer, None, command.subset, model.config.seed, command.metadata, disk=disk)
+    subset, seed, backed = command.subset, model.config.seed, command.backed
+    source = read_source(command.data, layer, None, subset, seed, command.metadata, (), backed, shown_check())
     for note in source.notes:
         print(note)
-    inferred = model.infer(model.values_of(source), reconstruct=False)
-    scores, _ = score(inferred.log_q_ank, inferred.probs_nk, None)
-    annotate(source.adata, inferred, model, scores, command.key_added)
+    family = model.family
+    wanted = [name for name, output in family.outputs.items() if output.predicted]
+    outputs = model.infer(model.prepare(source), wanted)
+    scores = family.unlabelled_scores(outputs)
+    annotate(source.adata, outputs, model, scores, command.key_added)
     write_cells(out, source.adata)
-    if isinstance(source.values_ng, LazyRows):
-        print(NO_PIXELS)
-    elif isinstance(source.values_ng, RowsOnDisk):
-        print(NO_MATRIX)
-    print(score_line(f"{source.n_cells} cells", scores))
-    print(f"Results are in {out}: obs['{command.key_added}_category'], obsm['X_{command.key_added}'] and others.")
+    if source.matrix.note is not None:
+        print(source.matrix.note)
+    line = score_line(f"{source.n_cells} cells", scores)
+    if line:
+        print(line)
+    added = [f"{place}['{name}']" for place in ("obs", "obsm") for name in getattr(source.adata, place)]
+    print(f"Results are in {out}: {', '.join(name for name in added if command.key_added in name)}.")

@@ -3,34 +3,33 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cplmix_ray.cli.lazy_imports import loading
-from cplmix_ray.cli.parser import parse_line
+from cplmix_ray.cli.parser import loading, parse_line
 from cplmix_ray.cli.progress import Display
 from cplmix_ray.simulation.settings import Simulation
 
 
 @dataclass(frozen=True)
 class Simulate:
-    """Make cells whose type and continuous state are known, to try a method on: counts in an .h5ad file.
+    """Simulate cells with known type and continuous state, to test methods: counts in an .h5ad file.
 
-    Types near in the tree share their markers, abundances are as uneven as in the cortex, and inside each type some of
-    its genes follow a state. For a small file as from 10x:
+    Types that are near each other in the tree share marker genes, abundances are as uneven as in the cortex, and inside
+    each type some genes depend on the state. For a small data set similar to 10x:
     python -m cplmix_ray.simulate --out sim.h5ad --types 30 --cells 6000 --genes 2000 --technology 10x
     """
 
     out: str
-    """The .h5ad to write."""
+    """.h5ad file to write."""
     settings: Simulation = field(default_factory=Simulation)
 
 
 def simulate(args: list[str]) -> None:
-    """Draw, write, and say where it is."""
+    """Simulate, write the file, and print its path."""
     command = parse_line(Simulate, args, "simulate")
     settings, out = command.settings, Path(command.out)
     with loading():
-        from cplmix_ray.checkpoints.run_folder import require_writable
         from cplmix_ray.data.io.write_h5ad import write_cells
         from cplmix_ray.simulation import simulate as simulator
+        from cplmix_ray.utils.durable import require_writable
 
     require_writable(out.parent)
     display = Display(unit="cell")

@@ -4,107 +4,109 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cplmix_ray.benchmarks.speed.case import Case, Device, Where, cases_of
-from cplmix_ray.benchmarks.speed.shape import Shape
-from cplmix_ray.cli.lazy_imports import loading
-from cplmix_ray.config.arms import Precision
+from cplmix_ray.benchmarks.speed.case import Case, DeviceName, EngineName, Shape, cases_of
+from cplmix_ray.cli.parser import loading
+from cplmix_ray.config.placement import Precision
 from cplmix_ray.utils.errors import InputError, TrainingError
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Measure how fast training steps are here: seconds, memory and what travels between arms, on made-up cells.
+    """Measure training steps on this machine: time, memory and communication between arms, on synthetic cells.
 
-    Each step is compared with a plain one, written as one would write it first, and with the matrix products that this
-    machine is able to do. An option with several values measures all combinations, a row for each; what has a row in
-    --out is not measured again.
+    Each step is compared with a straightforward implementation and with the peak speed of matrix products on this
+    machine. If options have several values, all combinations are measured, with one row each; combinations that already
+    have a row in --out are skipped.
     """
 
     out: str = "runs/speed.csv"
-    """CSV file that rows are added to, or a folder for it."""
+    """CSV file to which rows are added, or a folder for it."""
     cells: tuple[int, ...] = (1000,)
     """Cells in a minibatch."""
     genes: tuple[int, ...] = (5032,)
-    """Genes of a cell."""
+    """Number of genes."""
     n_categories: tuple[int, ...] = (115,)
-    """Categories K, the cell types to look for."""
+    """Number of categories K (cell types to find)."""
     state_dim: tuple[int, ...] = (2,)
-    """Dimensions of the continuous state."""
+    """Number of dimensions of the continuous state."""
     hidden: tuple[int, ...] = (100, 100, 100, 100)
-    """Widths of the hidden layers of one network; these are not several values to measure."""
+    """Widths of the hidden layers of one network (a single setting, not several values to measure)."""
     n_arms: tuple[int, ...] = (2,)
-    """Coupled autoencoders A."""
+    """Number of coupled autoencoders (arms) A."""
     density: tuple[float, ...] = (1.0,)
-    """Share of the values that are not zero: 1 for cells kept dense, about 0.1 for counts kept sparse."""
+    """Fraction of nonzero values: 1 for dense cells, about 0.1 for sparse counts."""
     dropout: tuple[float, ...] = (0.5,)
-    """Share of the inputs hidden from the encoder."""
+    """Fraction of the inputs that are dropped at the encoder."""
     precision: tuple[Precision, ...] = ("float32",)
-    """Matrix products in 32 bits or 16."""
-    engine: tuple[Where, ...] = ("local",)
+    """Precision of the matrix products."""
+    engine: tuple[EngineName, ...] = ("local",)
     """local: all arms in this process. ray: on Ray actors, compared with one arm on one actor."""
     threads: tuple[int, ...] = (1,)
-    """Threads of a process."""
-    device: Device = "auto"
-    """Where the arms compute."""
+    """Number of threads per process."""
+    device: DeviceName = "auto"
+    """Device to compute on."""
     rounds: int = 7
-    """How often what is compared takes turns; figures are medians over the rounds."""
+    """Number of rounds in which the compared implementations alternate; results are medians over the rounds."""
 
 
-_SHAPES = ("cells", "genes", "n_categories", "state_dim", "n_arms", "density", "dropout", "precision")
-_OVER = (*_SHAPES, "engine", "threads")
+_OVER = (
+    *("cells", "genes", "n_categories", "state_dim", "n_arms"),
+    *("density", "dropout", "precision", "engine", "threads"),
+)
 _WHOLE = ("cells", "genes", "n_categories", "state_dim", "hidden", "n_arms", "threads", "rounds")
 
 
 def speed(command: Speed) -> None:
-    """Measure what has no row yet, show the table, and say where the rows are.
+    """Measure the cases that have no row yet, print the table, and print the path of the rows.
 
     Raises:
-        InputError: a value is out of bounds, or a device is not there.
+        InputError: a value is out of bounds, or a device is not available.
         TrainingError: a worker failed, or the measurement was interrupted.
     """
     _require_bounds(command)
-    usual = Case(Shape(hidden=command.hidden), device=command.device, rounds=command.rounds)
-    cases = list(cases_of(usual, {name: getattr(command, name) for name in _OVER}))
-    # Heavy imports only now, so that --help and a wrong line answer at once.
+    base = Case(Shape(hidden=command.hidden), device=command.device, rounds=command.rounds)
+    cases = list(cases_of(base, {name: getattr(command, name) for name in _OVER}))
+    # Slow imports are delayed, so that --help and invalid options are answered at once.
     with loading():
-        from cplmix_ray.benchmarks.results import read_rows
-        from cplmix_ray.benchmarks.speed.case import COLUMNS, key_of
-        from cplmix_ray.benchmarks.speed.measure import emulated, measure_all, resolved, without_row
-        from cplmix_ray.checkpoints.run_folder import require_writable
-        from cplmix_ray.cli.speed_table import speed_table
+        from cplmix_ray.benchmarks.results import read_rows, with_keys
+        from cplmix_ray.benchmarks.speed.case import COLUMNS, KEY, SETTINGS
+        from cplmix_ray.benchmarks.speed.measure import emulation_factor, measure_all, pending_cases, resolve_device
+        from cplmix_ray.cli.bench_table import speed_table
+        from cplmix_ray.utils.durable import require_writable
 
-    rows = Path(command.out)
-    rows = rows if rows.suffix == ".csv" else rows / "speed.csv"
-    cases = [resolved(case) for case in cases]
-    todo = without_row(cases, rows)
-    require_writable(rows.parent)
-    print(f"{len(cases)} cases, {len(cases) - len(todo)} of them have a row in {rows}.", flush=True)
-    slower = emulated(todo)
+    path = Path(command.out)
+    path = path if path.suffix == ".csv" else path / "speed.csv"
+    cases = [resolve_device(case) for case in cases]
+    pending = pending_cases(cases, path)
+    require_writable(path.parent)
+    print(f"{len(cases)} cases, {len(cases) - len(pending)} of them have a row in {path}.", flush=True)
+    slower = emulation_factor(pending)
     if slower is not None:
         print(
-            f"This processor has no 16-bit arithmetic: products in bfloat16 are emulated, and take {slower:.0f} times "
-            "as long as in float32; cases with --precision bfloat16 will take long and say little.",
+            f"This processor has no 16-bit arithmetic: products in bfloat16 are emulated and take {slower:.0f} times "
+            "as long as in float32; cases with --precision bfloat16 will take long and are not representative.",
             flush=True,
         )
     done = 0
 
-    def tell(case: Case, figures: dict[str, Any]) -> None:
+    def on_end(case: Case, figures: dict[str, Any]) -> None:
         nonlocal done
         done += 1
-        print(f"[{done}/{len(todo)}] {case}: {figures['step_ms']:.4g} ms a step", flush=True)
+        print(f"[{done}/{len(pending)}] {case}: {figures['step_ms']:.4g} ms a step", flush=True)
 
     try:
-        measure_all(todo, rows, tell)
+        measure_all(pending, path, on_end)
     except KeyboardInterrupt:
-        raise TrainingError(f"The benchmark was interrupted; the same command goes on, rows are in {rows}.") from None
-    keys = {case.key for case in cases}
-    speed_table([row for row in read_rows(rows, COLUMNS) if key_of(row) in keys])
-    print(f"Rows are in {rows}.")
+        raise TrainingError(
+            f"The benchmark was interrupted; repeat the command to continue. Rows are in {path}."
+        ) from None
+    speed_table(with_keys(read_rows(path, COLUMNS), {case.key for case in cases}, KEY), SETTINGS)
+    print(f"Rows are in {path}.")
 
 
 def _require_bounds(command: Speed) -> None:
     for name in _WHOLE:
-        given, least = getattr(command, name), 2 if name == "cells" else 1  # one cell has no spread to normalise by
+        given, least = getattr(command, name), 2 if name == "cells" else 1  # batch normalisation needs two cells
         for value in given if isinstance(given, tuple) else (given,):
             if value < least:
                 raise InputError(f"--{name.replace('_', '-')} {value} must be {least} or more.")

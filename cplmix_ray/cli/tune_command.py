@@ -1,165 +1,178 @@
 """`python -m cplmix_ray.tune`."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import tyro
 
-from cplmix_ray.cli.lazy_imports import loading
-from cplmix_ray.cli.parser import Flag, parse_line
-from cplmix_ray.cli.tune_reporter import Board, score_words
-from cplmix_ray.config import Config
+from cplmix_ray.cli.parser import Flag, loading, peek
+from cplmix_ray.cli.run_options import parse_with_settings
+from cplmix_ray.cli.train_and_report import output_folder
+from cplmix_ray.cli.tune_reporter import TuneReporter, format_score
+from cplmix_ray.config import RunConfig
 from cplmix_ray.config.files import load_search, parse_search
 from cplmix_ray.config.search import Search, SearchConfig, default_search
 from cplmix_ray.utils.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
-    from cplmix_ray.distributed.plan import Devices, Plan
-    from cplmix_ray.tuning.search import Findings
+    from cplmix_ray.tuning.search import SearchResult
+    from cplmix_ray.tuning.search_setup import SearchSetup
+
+
+Settings = TypeVar("Settings", bound=RunConfig)
 
 
 @dataclass(frozen=True)
-class Tune:
+class Tune(Generic[Settings]):
     """Search over the number of arms, the coupling, the number of categories, and any other setting.
 
-    Each trial trains coupled arms at one point of the search space; the trial whose categories fit the known types
-    best (or, without labels, whose arms agree best) wins and is left as a trained model. With nothing given, searches
-    on the handwritten digits inside scikit-learn. For cells:
+    Each trial trains coupled arms with one combination of settings. The best trial is the one whose categories match
+    the known types best or, without labels, whose arms agree best; its trained model is kept. Without options, the
+    handwritten digits included in scikit-learn are used. For cells:
     python -m cplmix_ray.tune tune_configs/cells.yaml --data cells.h5ad --labels-key cell_type --out my_search
     """
 
+    run: tyro.conf.FlagConversionOff[Settings]
     config: tyro.conf.Positional[str | None] = None
-    """YAML file with sections run, space and search; what stands on the line goes before run and search."""
+    """YAML file with the sections run, space and search; command-line options override run and search."""
     out: str | None = None
-    """Folder for everything the search writes; default: runs/tune-<data>-<time>."""
+    """Folder for all output of the search; default: runs/tune-<data>-<time>."""
     resume: Flag = False
-    """Go on with the search in --out; trials that have ended are not run again, failed ones are tried again."""
+    """Continue the search in --out; finished trials are not run again, failed ones are."""
     search: Search = field(default_factory=Search)
-    run: tyro.conf.FlagConversionOff[Config] = field(default_factory=lambda: Config())
 
 
-def parse_tune(args: list[str]) -> tuple[Tune, SearchConfig]:
-    """The command line over the YAML file (or over the search that is resumed).
+def parse_tune(args: list[str]) -> tuple[Tune[RunConfig], SearchConfig]:
+    """Parse the command line, whose options override the YAML file (or the settings of the search that is resumed).
 
     Raises:
-        InputError: the line or the file cannot be used, or a setting on the line is one that the file searches.
+        InputError: the line or the file cannot be used, or an option sets what the file searches.
     """
-    early = parse_line(Tune, args, "tune")
-    base = default_search()
-    if early.resume:
-        if early.out is None:
-            raise InputError("--resume needs --out with the folder of the search to go on with.")
-        base = load_search(Path(early.out) / "search.yaml")
-    elif early.config is not None:
-        base = load_search(early.config)
-    command = parse_line(Tune, args, "tune", Tune(search=base.search, run=base.run))
+    early, file = peek(args, "out", "resume"), _positional(args)
+    resume, base = early["resume"] is not None, default_search()
+    if resume:
+        if not early["out"]:
+            raise InputError("--resume requires the folder of the search; give it with --out.")
+        base = load_search(Path(early["out"]) / "search.yaml")
+    elif file is not None:
+        base = load_search(file)
+    command = parse_with_settings(Tune, args, "tune", Tune(base.run, search=base.search))
     spec = parse_search({"run": command.run, "space": base.space, "search": command.search}, "The search")
     for name in base.space:
         section, _, last = name.partition(".")
         if last and getattr(getattr(spec.run, section, None), last, None) != getattr(
             getattr(base.run, section, None), last, None
         ):
-            raise InputError(f"--{last.replace('_', '-')} is searched; take {name} out of the file's space to fix it.")
-    if early.resume:
-        # Where and for how long a search goes on is free; all else would mix trials of different searches.
+            raise InputError(
+                f"--{last.replace('_', '-')} is in the search space; remove {name} from the file's space to fix it."
+            )
+    if resume:
+        # Devices and duration may change; other changes would mix trials of different searches.
         search = spec.search.model_copy(update={"max_hours": base.search.max_hours})
         run = spec.run.model_copy(update={"placement": base.run.placement})
         if (search, run) != (base.search, base.run):
             raise InputError(
-                "A search goes on with the settings that it began with; leave the line as --resume --out DIR, with "
-                "--max-hours and where it runs if these are to change."
+                "A resumed search keeps its settings; only --max-hours and the options of placement may change. Remove "
+                "the other options after --resume --out DIR."
             )
     return command, spec
 
 
+def _positional(args: list[str]) -> str | None:
+    """The argument that is neither an option nor its value."""
+    before = ["--resume", *args]
+    found = [
+        arg
+        for option, arg in zip(before, args, strict=False)
+        if not arg.startswith("-") and (not option.startswith("--") or option == "--resume" or "=" in option)
+    ]
+    return found[0] if found else None
+
+
 def tune(args: list[str]) -> None:
-    """Search, export the best run, and say where everything is."""
+    """Run a search, export the best run, and print where everything is."""
     command, spec = parse_tune(args)
-    # Heavy imports only now, so that --help and a wrong line answer at once.
+    # Slow imports are delayed, so that --help and invalid options are answered at once.
     with loading():
         from cplmix_ray.cli.progress import shown_check
-        from cplmix_ray.data.dataset import read_input, settle_disk
-        from cplmix_ray.tuning.search import MODES, conduct_search
+        from cplmix_ray.data.io.read import read_input, settle_disk
+        from cplmix_ray.tuning.search import run_search
         from cplmix_ray.tuning.search_folder import SearchFolder
         from cplmix_ray.tuning.space import check_space
 
-    folder = SearchFolder(command.out or _fresh_name(spec.run.input.data))
+    folder = SearchFolder(output_folder(command.out, command.resume, spec.run.input.data, "tune-"))
     folder.require_room(command.resume)
     check_space(spec)
     spec = spec.model_copy(update={"run": settle_disk(spec.run)})
     source = read_input(spec.run, shown_check())
-    board: list[Board] = []
+    reporters: list[TuneReporter] = []
 
-    def announce(metric: str, plans: Sequence["Plan"], devices: "Devices", n_steps: int) -> None:
-        seeds = spec.search.seeds
+    def announce(setup: "SearchSetup") -> None:
+        seeds, n_steps = spec.search.seeds, setup.n_steps
         print(
-            f"{source.name}: {source.n_cells} x {source.values_ng.shape[1]}; {spec.n_trials()} trials of "
+            f"{source.name}: {source.n_cells} x {source.matrix.shape[1]}; {spec.n_trials()} trials of "
             f"{seeds} seed{'s' if seeds > 1 else ''} and {n_steps} steps, {spec.search.searcher} search, scheduler "
-            f"{spec.search.scheduler}; the best {metric} wins."
+            f"{spec.search.scheduler}; ranked by {setup.metric}."
         )
         print(f"Searched: {', '.join(spec.space)}.")
-        print(_sharing(plans, devices))
-        print(f"Watch with: tensorboard --logdir {folder.tensorboard}", flush=True)
-        board.append(Board(list(spec.space), spec.n_trials(), n_steps * seeds, metric, MODES[metric]))
+        print(_describe_devices(setup))
+        print(f"To watch the search: tensorboard --logdir {folder.tensorboard}", flush=True)
+        reporters.append(TuneReporter(list(spec.space), spec.n_trials(), n_steps * seeds, setup.metric, setup.mode))
 
     begun = time.monotonic()
     try:
-        findings = conduct_search(spec, source, folder, announce, lambda trials: board[0].show(trials), print)
-        board[0].end(findings.trials)
+        result = run_search(spec, source, folder, lambda trials: reporters[0].show(trials), print, announce)
+        reporters[0].end(result.trials)
     finally:
-        for each in board:
-            each.stop()
-    _tell(findings, spec, folder.path, time.monotonic() - begun)
+        for reporter in reporters:
+            reporter.stop()
+    _print_result(result, spec, folder.path, time.monotonic() - begun)
 
 
-def _tell(findings: "Findings", spec: SearchConfig, out: Path, seconds: float) -> None:
-    """What came out, in words.
+def _print_result(result: "SearchResult", spec: SearchConfig, out: Path, seconds: float) -> None:
+    """Print the best trial and where the results are.
 
     Raises:
         TrainingError: the search was interrupted, or no trial ran to its end.
     """
-    ended = [trial for trial in findings.trials if trial.ended]
+    ended = [trial for trial in result.trials if trial.ended]
     failed = sum(trial.status == "failed" for trial in ended)
     why = f", {failed} of them failed (see error in results.csv)" if failed else ""
     print(f"{len(ended)} trials ended in {seconds:.0f} s{why}.")
-    if findings.best is not None:
-        point = ", ".join(f"{name} = {_short(value)}" for name, value in findings.best.point.items())
+    if result.best is not None:
+        point = ", ".join(f"{name} = {_short(value)}" for name, value in result.best.point.items())
         seeds = f"{spec.search.seeds} seed{'s' if spec.search.seeds > 1 else ''}"
         print(
-            f"Best: trial {findings.best.name} with {point}: {findings.metric} {score_words(findings.best.report)} "
+            f"Best: trial {result.best.name} with {point}: {result.metric} {format_score(result.best.report)} "
             f"over {seeds}. Results are in {out}: results.csv, figure.png, tensorboard/, best/ (its run with seed "
-            f"{findings.seed}: model and result.h5ad)."
+            f"{result.seed}: model and result.h5ad)."
         )
     if len(ended) < spec.n_trials():
         if spec.search.max_hours is None or seconds < 3600 * spec.search.max_hours:
-            raise TrainingError(f"The search was interrupted; --resume --out {out} goes on with it.")
+            raise TrainingError(f"The search was interrupted; continue it with --resume --out {out}.")
         print(
-            f"The {spec.search.max_hours:g} hours are over; --resume --out {out} goes on for as long again "
-            f"(--max-hours changes that)."
+            f"The {spec.search.max_hours:g} hours are over; --resume --out {out} continues for the same time again "
+            f"(change it with --max-hours)."
         )
-    if findings.best is None:
-        raise TrainingError(f"No trial ran to its end; what they came to is in {out / 'results.csv'}.")
+    if result.best is None:
+        raise TrainingError(f"No trial was completed; see {out / 'results.csv'}.")
 
 
-def _sharing(plans: Sequence["Plan"], devices: "Devices") -> str:
-    """How trials share the devices, one clause for each number of arms."""
+def _describe_devices(setup: "SearchSetup") -> str:
+    """How trials share the devices, one clause for each number of units."""
+    plans, devices = setup.plans(), setup.devices
     gpu = plans[0].gpu
     count, unit = (devices.gpus, "GPU") if gpu else (devices.cpus, "CPU core")
     clauses = [
-        f"{plan.n_arms} arm{'s' if plan.n_arms > 1 else ''} on {len(plan.workers)} "
+        f"{plan.n_units} {plan.unit}{'s' if plan.n_units > 1 else ''} on {len(plan.workers)} "
         f"({count // len(plan.workers)} at a time)"
         for plan in plans
     ]
     there = f"{devices.where[0].upper()}{devices.where[1:]} has {count} {unit}{'s' if count != 1 else ''}"
-    return f"{there}; a trial takes {', '.join(clauses)}."
+    return f"{there}; a trial uses {', '.join(clauses)}."
 
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _fresh_name(data: str) -> Path:
-    return Path("runs") / f"tune-{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -1,9 +1,10 @@
-"""A cluster ensemble (Strehl and Ghosh 2002): many k-means partitions, and what they have in common.
+"""A cluster ensemble (Strehl and Ghosh 2002): many k-means partitions of the cells, combined into an embedding.
 
-Single partitions of cells depend on the view (which normalisation, how many components), on the number of clusters and
-on luck. Two cells that most partitions keep together are alike whatever the view. With B the partitions' one-hot codes
-side by side, B B^T counts how many of them keep two cells together; the cells are embedded by its leading eigenvectors
-after normalisation by degree, which are the left singular vectors of D^-1/2 B, so that no n x n matrix is ever made.
+A single partition depends on the view (normalisation and number of components), on the number of clusters and on the
+initialisation. Cells that most partitions put into one cluster are similar in every view. With B the concatenated
+one-hot codes of the partitions, B B^T counts in how many of them two cells are together; the cells are embedded by its
+leading eigenvectors after normalisation by degree. These are the left singular vectors of D^-1/2 B, so no n x n matrix
+is needed.
 """
 
 import warnings
@@ -20,21 +21,21 @@ from sklearn.utils.extmath import randomized_svd
 from cplmix_ray.clustering.merging import merge_by_lift
 
 _SMALL = 20_000
-"""Cells up to which k-means sees all of them at every iteration."""
+"""Largest number of cells for full-batch k-means; above, minibatches are used."""
 _FINER = (1, 2, 3, 4)
-"""Clusters of the partitions, in units of K."""
+"""Numbers of clusters of the partitions, in units of K."""
 _COMPONENTS = (20, 50)
 _REPEATS = 3
-_FINE, _CUTS = (2, 3, 4), 4
-"""The embedding is cut into that many times K clusters, that often, which are merged to K."""
+_FINE, _RUNS = (2, 3, 4), 4
+"""The embedding is clustered into these multiples of K clusters, each so many times, which are then merged to K."""
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What the partitions have in common.
+    """Result of combining the partitions.
 
     Attributes:
-        points_nk: embedding of the cells, shape (n, K); near cells are together in most partitions.
+        points_nk: embedding of the cells, shape (n, K); cells that are near each other are together in most partitions.
         guess_n: a category 0..K-1 of each cell, shape (n,).
     """
 
@@ -43,7 +44,7 @@ class Ensemble:
 
 
 def build_ensemble(views: Sequence[np.ndarray], n_categories: int, seed: int) -> Ensemble:
-    """Partition every view many times, and draw the sum.
+    """Partition every view many times and combine the partitions.
 
     Args:
         views: principal components of the cells under different normalisations, each (n, p).
@@ -55,7 +56,7 @@ def build_ensemble(views: Sequence[np.ndarray], n_categories: int, seed: int) ->
     vectors, _, _ = randomized_svd(sp.diags(1.0 / np.sqrt(degree_n)) @ codes, n_vectors, random_state=seed)
     points_nk = np.ascontiguousarray(vectors / np.sqrt(degree_n)[:, None], dtype=np.float32)
     points_nk /= points_nk.std() or 1.0
-    return Ensemble(points_nk, _guess(points_nk, codes, n_categories, seed))
+    return Ensemble(points_nk, _consensus(points_nk, codes, n_categories, seed))
 
 
 def _partitions(views: Sequence[np.ndarray], n_categories: int, seed: int) -> list[np.ndarray]:
@@ -63,12 +64,14 @@ def _partitions(views: Sequence[np.ndarray], n_categories: int, seed: int) -> li
     for number, view_np in enumerate(views):
         for n_components in _COMPONENTS:
             points_np = view_np[:, :n_components]
-            # Directions alone: how many molecules of a cell were seen is not what tells its type.
+            # Unit length, as sequencing depth, which says nothing about the type, changes the length most.
             points_np = points_np / np.maximum(np.linalg.norm(points_np, axis=1, keepdims=True), 1e-12)
             for finer in _FINER:
                 for repeat in range(_REPEATS):
-                    luck = np.random.SeedSequence([seed, number, n_components, finer, repeat]).generate_state(1)[0]
-                    partitions.append(_k_means(points_np, finer * n_categories, int(luck)))
+                    seed_of_run = np.random.SeedSequence([seed, number, n_components, finer, repeat]).generate_state(1)[
+                        0
+                    ]
+                    partitions.append(_k_means(points_np, finer * n_categories, int(seed_of_run)))
     return partitions
 
 
@@ -79,7 +82,7 @@ def _k_means(points_np: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
     else:
         method = MiniBatchKMeans(n_clusters, n_init=1, batch_size=4096, random_state=seed)
     with warnings.catch_warnings():
-        # Cells that no partition tells apart are one point; fewer clusters then come out, as they should.
+        # Fewer clusters than asked for are right if there are fewer distinct points.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return method.fit_predict(points_np)
 
@@ -94,18 +97,18 @@ def _one_hot(partition_n: np.ndarray) -> sp.csr_matrix:
     return sp.csr_matrix((np.ones(n), (np.arange(n), partition_n)))
 
 
-def _guess(points_nk: np.ndarray, codes: sp.csr_matrix, n_categories: int, seed: int) -> np.ndarray:
-    """Fine clusters of the embedding, merged by how often the partitions keep their cells together.
+def _consensus(points_nk: np.ndarray, codes: sp.csr_matrix, n_categories: int, seed: int) -> np.ndarray:
+    """Categories from fine clusters of the embedding, merged by how often the partitions put their cells together.
 
-    Of several such cuts the one is taken that is most like the others, by their mean adjusted Rand index.
+    Of several such clusterings, the one with the largest mean adjusted Rand index to the others is returned.
     """
-    cuts = []
+    clusterings = []
     for finer in _FINE:
-        for cut in range(_CUTS):
-            fine_n = _k_means(points_nk, finer * n_categories, seed + 1000 * finer + cut)
+        for run in range(_RUNS):
+            fine_n = _k_means(points_nk, finer * n_categories, seed + 1000 * finer + run)
             together = _one_hot(fine_n).T @ codes
             joint_kl = (together @ together.T).toarray()
             sizes_k = np.bincount(fine_n, minlength=len(joint_kl))
-            cuts.append(merge_by_lift(joint_kl, sizes_k, n_categories)[fine_n])
-    likeness = [sum(adjusted_rand_score(cut_n, other_n) for other_n in cuts) for cut_n in cuts]
-    return cuts[int(np.argmax(likeness))]
+            clusterings.append(merge_by_lift(joint_kl, sizes_k, n_categories)[fine_n])
+    agreement = [sum(adjusted_rand_score(own_n, other_n) for other_n in clusterings) for own_n in clusterings]
+    return clusterings[int(np.argmax(agreement))]

@@ -1,1 +1,1 @@
-"""Process groups, sums over arms and over shards of a minibatch."""
+"""Process groups, sums over units, and averages over the shards of a minibatch."""

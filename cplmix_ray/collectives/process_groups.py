@@ -1,4 +1,4 @@
-"""The other workers of a run, from where one worker stands."""
+"""Process groups of a worker."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,48 +9,49 @@ import torch.distributed as dist
 from cplmix_ray.collectives.shards import WHOLE, Shards
 
 
-def _tell_nobody(steps: int) -> None:
-    """Nobody asks."""
+def _ignore(steps: int) -> None:
+    """The default of ``ProcessGroups.on_step``."""
 
 
 @dataclass(frozen=True)
-class Peers:
-    """Whom a worker sums with.
+class ProcessGroups:
+    """The process groups in which a worker communicates.
 
-    Workers are numbered arm by arm, those with the shares 0, 1, ... of the same arms' minibatches next to each other.
+    Workers are numbered unit by unit; workers with the same units and the shards 0, 1, ... of their minibatches are
+    consecutive.
 
     Attributes:
-        arms: workers with other arms and the same cells; None where there are none.
-        shards: the share of each minibatch that this worker holds, and the workers that hold the others.
-        tell: told after each step how many are done, for whoever asks how far this worker is.
+        units: workers with other units and the same cells; None if there are none.
+        shards: the shards of each minibatch on this worker, and the workers with the other shards.
+        on_step: called after each step with the number of steps done.
     """
 
-    arms: dist.ProcessGroup | None = None
+    units: dist.ProcessGroup | None = None
     shards: Shards = WHOLE
-    tell: Callable[[int], object] = _tell_nobody
+    on_step: Callable[[int], object] = _ignore
 
     @classmethod
-    def alone(cls, replicas: int) -> "Peers":
-        """All arms and all shares in this process."""
+    def single_process(cls, replicas: int) -> "ProcessGroups":
+        """All units and all shards in this process."""
         return cls(None, Shards.all_here(replicas))
 
     @classmethod
-    def in_world(
-        cls, replicas: int, timeout: float | None = None, tell: Callable[[int], object] = _tell_nobody
-    ) -> "Peers":
-        """The place of this process in torch.distributed's group of all workers, which all have to ask for at once.
+    def from_world(
+        cls, replicas: int, timeout: float | None = None, on_step: Callable[[int], object] = _ignore
+    ) -> "ProcessGroups":
+        """The groups of this process in torch.distributed's default group; all workers must call this together.
 
         Args:
-            timeout: seconds after which a sum among some of the workers gives up; torch has half an hour otherwise,
-                whatever the group of all workers has.
+            timeout: seconds after which a collective among some of the workers fails. The default is torch's half an
+                hour, independent of the timeout of the default group.
         """
         rank, world = dist.get_rank(), dist.get_world_size()
         if replicas == 1:
-            return cls(dist.group.WORLD, tell=tell)
-        # Every group is made by every worker, also by those outside it.
+            return cls(dist.group.WORLD, on_step=on_step)
+        # Every worker must create every group, including groups that it does not belong to.
         limit = None if timeout is None else timedelta(seconds=timeout)
-        with_same_share = [dist.new_group(list(range(share, world, replicas)), limit) for share in range(replicas)]
-        with_same_arms = [dist.new_group(list(range(at, at + replicas)), limit) for at in range(0, world, replicas)]
-        share = rank % replicas
-        arms = with_same_share[share] if world > replicas else None
-        return cls(arms, Shards(replicas, (share,), with_same_arms[rank // replicas]), tell)
+        with_same_shard = [dist.new_group(list(range(shard, world, replicas)), limit) for shard in range(replicas)]
+        with_same_units = [dist.new_group(list(range(at, at + replicas)), limit) for at in range(0, world, replicas)]
+        shard = rank % replicas
+        units = with_same_shard[shard] if world > replicas else None
+        return cls(units, Shards(replicas, (shard,), with_same_units[rank // replicas]), on_step)

@@ -1,4 +1,4 @@
-"""A minibatch that is shared out among workers: each holds some of its cells, and means are over all of them."""
+"""Shards of a minibatch on several workers, and averages over the whole minibatch."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shards:
-    """Equal shares of the cells of a minibatch, the same for all arms.
+    """Equal shards of the cells of a minibatch, the same for all units.
 
     Attributes:
-        n: shares in all.
-        held: those that are here.
-        group: the workers that hold the same arms; None where all shares are here.
+        n: number of shards.
+        held: indices of the shards on this worker.
+        group: workers with the same units and other shards; None if all shards are on this worker.
     """
 
     n: int = 1
@@ -27,21 +27,21 @@ class Shards:
         return cls(n, tuple(range(n)))
 
     @property
-    def part(self) -> float:
-        """What is here, as a part of the minibatch; losses that count so much add up over workers."""
+    def fraction(self) -> float:
+        """Fraction of the minibatch on this worker; losses weighted by it add up over workers."""
         return len(self.held) / self.n
 
     @property
-    def speaks(self) -> bool:
-        """Whether this worker tells of its arms; workers with other shares of the same cells would only repeat it."""
+    def reports(self) -> bool:
+        """Whether this worker reports its units; workers with other shards have the same values."""
         return self.held[0] == 0
 
     def average(self, mean: Tensor) -> Tensor:
-        """From the mean over the cells here to that over all; gradients flow back to every worker's cells."""
+        """Mean over the minibatch from the mean over the cells on this worker; differentiable on every worker."""
         return mean if self.group is None else _Average.apply(mean, self)
 
-    def sum_up(self, tensor: Tensor) -> Tensor:
-        """In place, without a gradient: the sum over workers."""
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over workers, in place and without a gradient."""
         if self.group is not None:
             dist.all_reduce(tensor, group=self.group)
         return tensor
@@ -51,12 +51,12 @@ class _Average(torch.autograd.Function):
     @staticmethod
     def forward(ctx, mean: Tensor, shards: Shards) -> Tensor:  # type: ignore[override]
         ctx.shards = shards
-        return shards.sum_up(mean * shards.part)
+        return shards.sum(mean * shards.fraction)
 
     @staticmethod
-    def backward(ctx, slope: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return ctx.shards.sum_up(slope.clone()) * ctx.shards.part, None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.shards.sum(gradient.clone()) * ctx.shards.fraction, None
 
 
 WHOLE = Shards()
-"""One worker with the whole minibatch, in one share."""
+"""One worker with the whole minibatch in one shard."""

@@ -1,12 +1,12 @@
-"""Configurations as YAML files."""
+"""Reading and writing configurations as YAML files."""
 
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from cplmix_ray.config.augment import AugmentConfig
-from cplmix_ray.config.schema import Config
+from cplmix_ray.config.families import describe, validate_run
+from cplmix_ray.config.run import RunConfig
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.config.section import Section
 from cplmix_ray.config.yaml_file import read_yaml, yaml_text
@@ -14,33 +14,33 @@ from cplmix_ray.utils.durable import replace_file, unwritten
 from cplmix_ray.utils.errors import InputError
 
 
-def describe(error: ValidationError) -> str:
-    """Pydantic's findings as one sentence with dotted names."""
-    return ", ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg'][0].lower()}{item['msg'][1:]}"
-        for item in error.errors(include_url=False)
-    )
-
-
-def parse_config(tree: Any, source: str = "configuration") -> Config:
+def parse_config(tree: Any, source: str = "configuration") -> RunConfig:
     """Validate a nested mapping.
 
     Raises:
         InputError: a name is unknown or a value is out of bounds.
     """
     try:
-        return Config.model_validate({} if tree is None else tree)
+        return validate_run({} if tree is None else tree)
     except ValidationError as error:
         raise InputError(f"{source}: {describe(error)}; see --help for the settings.") from None
+    except ValueError as error:
+        raise InputError(f"{source}: {error}.") from None
 
 
-def load_config(path: str | Path) -> Config:
-    """Read a YAML file of settings; what it leaves out has its default. Of the file of a search, its section run.
+def load_config(path: str | Path, family: str | None = None) -> RunConfig:
+    """Read the settings of a run from a YAML file; missing settings have their defaults.
+
+    Args:
+        path: file of a run, or file of a search, of which the section ``run`` is returned.
+        family: model family if the file names none.
 
     Raises:
-        InputError: the file is missing, is no YAML, or holds unknown or out-of-bounds settings.
+        InputError: the file is missing, is not valid YAML, or contains unknown or out-of-bounds settings.
     """
     tree = _tree_of(path)
+    if family is not None and isinstance(tree, dict) and "family" not in tree and not _is_search(tree):
+        tree = {"family": family, **tree}
     return parse_search(tree, str(path)).run if _is_search(tree) else parse_config(tree, str(path))
 
 
@@ -48,11 +48,13 @@ def load_search(path: str | Path) -> SearchConfig:
     """Read the YAML file of a search.
 
     Raises:
-        InputError: as for ``load_config``, or the file names nothing to search.
+        InputError: as for ``load_config``, or the file has no section ``space``.
     """
     tree = _tree_of(path)
     if not _is_search(tree):
-        raise InputError(f"{path} has no section space, which says what to search; see tune_configs/ for examples.")
+        raise InputError(
+            f"{path} has no section 'space', which defines the settings to search; see tune_configs/ for examples."
+        )
     return parse_search(tree, str(path))
 
 
@@ -64,8 +66,10 @@ def parse_search(tree: Any, source: str) -> SearchConfig:
     """Validate the sections of a search.
 
     Raises:
-        InputError: a name is unknown, a value is out of bounds, or parts do not go together.
+        InputError: a name is unknown, a value is out of bounds, or settings cannot be combined.
     """
+    if isinstance(tree, dict) and isinstance(tree.get("run"), dict):
+        tree = {**tree, "run": parse_config(tree["run"], f"{source}: run")}
     try:
         return SearchConfig.model_validate(tree)
     except ValidationError as error:
@@ -74,33 +78,19 @@ def parse_search(tree: Any, source: str) -> SearchConfig:
         ) from None
 
 
-def load_augment(path: str | Path) -> AugmentConfig:
-    """Read the YAML file of an augmenter; what it leaves out has its default.
-
-    Raises:
-        InputError: the file is missing, is no YAML, or holds unknown or out-of-bounds settings.
-    """
-    try:
-        return AugmentConfig.model_validate(_tree_of(path))
-    except ValidationError as error:
-        raise InputError(
-            f"{path}: {describe(error)}; see python -m cplmix_ray.augment --help for the settings."
-        ) from None
-
-
 def _tree_of(path: str | Path) -> Any:
-    """What the file holds; an empty file leaves everything at its default."""
+    """Content of the file; an empty file is an empty mapping."""
     tree = read_yaml(path, "configuration")
     return {} if tree is None else tree
 
 
 def dump_config(config: Section) -> str:
-    """The whole configuration as YAML text."""
+    """The configuration as YAML text, including defaults."""
     return yaml_text(config.model_dump(mode="json"))
 
 
 def save_config(config: Section, path: Path) -> None:
-    """Write the whole configuration, replacing the file in one move.
+    """Write the configuration, including defaults; the file is replaced atomically.
 
     Raises:
         InputError, DiskError: it cannot be written there.
@@ -109,7 +99,7 @@ def save_config(config: Section, path: Path) -> None:
 
 
 def save_search(spec: SearchConfig, path: Path) -> None:
-    """Write the whole search, replacing the file in one move.
+    """Write the settings of a search, including defaults; the file is replaced atomically.
 
     Raises:
         InputError, DiskError: it cannot be written there.

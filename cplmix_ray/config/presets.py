@@ -1,26 +1,26 @@
-"""Recipes that ship with the package, by name."""
+"""Presets that are part of the package."""
 
 from importlib import resources
 
 from cplmix_ray.config.files import load_config
-from cplmix_ray.config.schema import Config
+from cplmix_ray.config.run import RunConfig
 from cplmix_ray.utils.errors import InputError
 
 _FOLDER = resources.files("cplmix_ray") / "presets"
 
 
 def preset_names() -> list[str]:
-    """Names that ``load_preset`` knows."""
+    """Names of all presets."""
     return sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load_preset(name: str) -> Config:
-    """The settings of a recipe.
+def load_preset(name: str) -> RunConfig:
+    """The settings of a preset.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is no preset of that name.
     """
     if name not in preset_names():
-        raise InputError(f"There is no preset '{name}'; choose among {', '.join(preset_names())}.")
+        raise InputError(f"There is no preset '{name}'; choose one of {', '.join(preset_names())}.")
     with resources.as_file(_FOLDER / f"{name}.yaml") as path:
         return load_config(path)

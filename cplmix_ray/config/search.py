@@ -1,87 +1,123 @@
-"""Every setting of a search: the run that all trials start from, what is varied, and how."""
+"""Settings of a hyperparameter search."""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from cplmix_ray.config.schema import Config
+from cplmix_ray.config.families import AnyRunConfig, default_settings
 from cplmix_ray.config.section import Section
-
-MetricName = Literal["auto", "acc", "ari", "nmi", "agreement", "consensus", "reconstruction"]
+from cplmix_ray.metrics.registry import searchable_names
 
 _MOST_TRIALS = 100_000
 
 
-class Dimension(Section):
-    """How one setting is drawn; exactly one of the kinds."""
+def _searchable(name: str) -> str:
+    if name != "auto" and name not in searchable_names():
+        raise ValueError(f"should be one of {', '.join(('auto', *searchable_names()))}, not '{name}'")
+    return name
 
-    choice: list[Any] | None = Field(None, min_length=1, description="One of these values, drawn at random.")
-    grid: list[Any] | None = Field(None, min_length=1, description="Each of these values, crossed with the others.")
-    uniform: tuple[float, float] | None = Field(None, strict=False, description="A number between the two.")
+
+MetricName = Annotated[str, AfterValidator(_searchable)]
+"""auto, or a metric by which trials can be ranked."""
+
+
+class Dimension(Section):
+    """How the values of one setting are chosen; exactly one of these kinds."""
+
+    choice: list[Any] | None = Field(None, min_length=1, description="Draw one of these values at random.")
+    grid: list[Any] | None = Field(
+        None, min_length=1, description="Try each of these values, combined with the values of all other grids."
+    )
+    uniform: tuple[float, float] | None = Field(
+        None, strict=False, description="Draw a number between these two, uniformly."
+    )
     loguniform: tuple[float, float] | None = Field(
-        None, strict=False, description="A number between the two, even in its log."
+        None, strict=False, description="Draw a number between these two, uniformly in its logarithm."
     )
 
     @model_validator(mode="after")
-    def _one_sound_kind(self) -> "Dimension":
-        kinds = [name for name in type(self).model_fields if getattr(self, name) is not None]
+    def _check(self) -> "Dimension":
+        kinds = list(self.model_dump(exclude_none=True))
         if len(kinds) != 1:
-            raise ValueError("takes exactly one of choice, grid, uniform and loguniform")
-        bounds = self.uniform or self.loguniform
-        if bounds and not (math.isfinite(bounds[0]) and math.isfinite(bounds[1]) and bounds[0] < bounds[1]):
-            raise ValueError(f"{kinds[0]} needs two numbers, the smaller first")
-        if self.loguniform and self.loguniform[0] <= 0:
-            raise ValueError("loguniform needs numbers above 0")
+            raise ValueError("requires exactly one of choice, grid, uniform and loguniform")
+        low, high = self.bounds
+        if self.values is None and not -math.inf < low < high < math.inf:
+            raise ValueError(f"{kinds[0]} requires two numbers, the smaller first")
+        if self.loguniform and low <= 0:
+            raise ValueError("loguniform requires numbers above 0")
         return self
 
     @property
     def values(self) -> list[Any] | None:
-        """All values, where they can be listed."""
+        """All values of a choice or a grid."""
         return self.choice if self.choice is not None else self.grid
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Ends of a range; (0, 0) for a choice or a grid."""
+        return self.uniform or self.loguniform or (0.0, 0.0)
+
     def probes(self) -> list[Any]:
-        """Values that stand for all: every listed one; of a range its ends and one number between, as bounds of
-        settings are intervals and whole-number settings refuse the number between."""
+        """Values with which a space is validated before the search: all of a list; the ends of a range and one number
+        between them, since the allowed values of a setting are an interval and an integer setting refuses the latter.
+        """
         if self.values is not None:
             return self.values
-        low, high = self.uniform or self.loguniform or (0.0, 0.0)
+        low, high = self.bounds
         return [low, low + 0.381966 * (high - low), high]
 
 
 class Search(Section):
-    """How the space is searched, and what wins."""
+    """How the search space is explored, and how trials are ranked."""
 
     metric: MetricName = Field(
         "auto",
-        description="What decides, mean over seeds. auto: acc (Hungarian accuracy) where there are labels, else "
-        "agreement (chance-corrected agreement between arms).",
+        description=(
+            "Score that ranks the trials, mean over seeds. auto: acc (Hungarian accuracy) if there are "
+            "labels, otherwise agreement (chance-corrected agreement between arms). "
+            f"Others: {', '.join(searchable_names())}."
+        ),
     )
     trials: int | None = Field(
         None,
         ge=1,
-        description="Draws from the space; each draw meets every point of the grids. Default: 8, or 1 where "
-        "all is a grid.",
+        description=(
+            "Number of draws from the search space; each draw is combined with every point of the grids. "
+            "Default: 8, or 1 if all settings are grids."
+        ),
     )
-    seeds: int = Field(1, ge=1, description="Runs of every configuration, with seeds --seed, --seed + 1, ...")
+    seeds: int = Field(1, ge=1, description="Number of runs per trial, with the seeds --seed, --seed + 1, ...")
     searcher: Literal["random", "optuna"] = Field(
-        "random", description="random: independent draws, and grids. optuna: draws that learn from finished trials."
+        "random",
+        description=(
+            "random: independent draws, and grids. optuna: draws that depend on the scores of finished trials "
+            "(requires optuna)."
+        ),
     )
     scheduler: Literal["none", "asha", "pbt"] = Field(
         "none",
-        description="none: every trial runs to its end. asha: trials that lag behind are stopped early. pbt: trials "
-        "that lag behind go on from better ones with altered settings.",
+        description=(
+            "none: every trial runs to its end. asha: stop trials with low scores early. pbt: trials with low "
+            "scores continue from better ones with changed settings (population based training)."
+        ),
     )
     grace_steps: int | None = Field(
-        None, ge=1, description="asha: steps before a trial may be stopped; default: a quarter of its first run."
+        None,
+        ge=1,
+        description="asha: number of steps before a trial can be stopped; default: a quarter of its first run.",
     )
-    reduction: float = Field(3.0, gt=1, description="asha: one in so many trials goes on at each halt.")
+    reduction: float = Field(3.0, gt=1, description="asha: at each decision, one trial in this many continues.")
     perturb_every: int | None = Field(
-        None, ge=1, description="pbt: steps between exchanges; default: a fifth of the run."
+        None, ge=1, description="pbt: number of steps between exchanges; default: a fifth of the run."
     )
-    max_concurrent: int | None = Field(None, ge=1, description="Trials at a time; default: as many as devices allow.")
-    max_hours: float | None = Field(None, gt=0, description="Stop the search after this many hours; --resume goes on.")
-    trial_failures: int = Field(3, ge=0, description="How often a trial starts again whose process died.")
+    max_concurrent: int | None = Field(
+        None, ge=1, description="Largest number of trials at a time; default: as many as the devices allow."
+    )
+    max_hours: float | None = Field(
+        None, gt=0, description="Stop the search after this many hours; --resume continues it."
+    )
+    trial_failures: int = Field(3, ge=0, description="Number of restarts of a trial whose process died.")
     search_seed: int = Field(0, ge=0, lt=2**32, description="Seed of the draws.")
 
     def exchange_every(self, n_steps: int) -> int:
@@ -90,28 +126,37 @@ class Search(Section):
 
 
 class SearchConfig(Section):
-    """A search as a YAML file: sections run, space and search.
+    """Settings of a search, as in its YAML file: the run that all trials start from, the search space, and the search.
 
-    ``space`` maps dotted names of settings (``model.n_arms``) to how they are drawn.
+    ``space`` maps dotted names of settings (``model.n_arms``) to how their values are chosen.
     """
 
-    run: Config = Config()
+    run: AnyRunConfig = Field(default_factory=default_settings)
     space: dict[str, Dimension] = Field(min_length=1)
     search: Search = Search()
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> "SearchConfig":
+    def _check(self) -> "SearchConfig":
         grids = [name for name, dimension in self.space.items() if dimension.grid is not None]
         if len(grids) == len(self.space) and (self.search.trials or 1) > 1:
-            raise ValueError("search.trials: all is a grid, so another draw would be the same; set seeds for repeats")
+            raise ValueError(
+                "search.trials: all settings are grids, so every draw would be the same; leave trials out, and set "
+                "seeds to repeat runs"
+            )
         if grids and self.search.searcher == "optuna":
-            raise ValueError(f"space.{grids[0]}: optuna draws every value itself; use choice in place of grid")
+            raise ValueError(f"space.{grids[0]}: optuna does not support grids; use choice instead of grid")
         if self.n_trials() > _MOST_TRIALS:
-            raise ValueError(f"space: this makes {self.n_trials():.3g} trials; leave at most {_MOST_TRIALS:,}")
+            raise ValueError(
+                f"space: the search space has {self.n_trials():.3g} trials; reduce it to at most {_MOST_TRIALS:,}"
+            )
         if self.search.scheduler == "pbt" and self.search.searcher == "optuna":
-            raise ValueError("search: pbt alters settings by itself; use it with searcher random")
+            raise ValueError(
+                "search: pbt cannot be combined with optuna, because it changes settings itself; use searcher random"
+            )
         if self.search.scheduler == "pbt" and self.search.seeds > 1:
-            raise ValueError("search: pbt exchanges weights between trials, which have one seed each; set seeds to 1")
+            raise ValueError(
+                "search: pbt exchanges weights between trials and requires one seed per trial; set seeds to 1"
+            )
         return self
 
     @property
@@ -121,12 +166,12 @@ class SearchConfig(Section):
         return self.search.trials or (8 if drawn else 1)
 
     def n_trials(self) -> int:
-        """Trials in all."""
+        """Number of trials."""
         return self.n_draws * math.prod(len(d.grid) for d in self.space.values() if d.grid is not None)
 
 
 def default_search() -> SearchConfig:
-    """What is searched with nothing given: the handwritten digits inside scikit-learn, minutes on two cores."""
+    """The search that runs without a file: the digits of scikit-learn, which takes minutes on two cores."""
     return SearchConfig.model_validate(
         {
             "run": {"input": {"data": "digits"}, "training": {"max_steps": 1000}},

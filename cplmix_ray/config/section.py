@@ -1,4 +1,4 @@
-"""What every group of settings is."""
+"""Base class of all groups of settings."""
 
 import os
 from typing import Annotated, Any
@@ -6,32 +6,32 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 _LARGEST = 2**32 - 1
-"""No whole number that a run counts with is larger."""
+"""Largest integer that a setting may have."""
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
-"""Units of a layer; one of more would fit nowhere, which is better said before it is tried."""
+"""Number of units of a layer, bounded so that absurd sizes are refused before memory is allocated for them."""
 
 
 class Section(BaseModel):
-    """A group of settings: immutable, and closed to names it does not know.
+    """An immutable group of settings that refuses unknown names.
 
-    Nothing is turned into what a setting takes: "2", 2.0 and true are no whole numbers. Lists stand for tuples.
+    Types are strict: "2", 2.0 and true are not accepted as integers. Lists are accepted as tuples.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, strict=True)
 
     @field_validator("*")
     @classmethod
-    def _of_this_world(cls, value: Any) -> Any:
+    def _within_limits(cls, value: Any) -> Any:
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, int) and abs(part) > _LARGEST:
-                raise ValueError(f"should be at most {_LARGEST}")
-            if isinstance(part, str) and not _nameable(part):
-                raise ValueError("should hold no characters that the name of a file cannot have")
+                raise ValueError(f"must be at most {_LARGEST}")
+            if isinstance(part, str) and not _valid_in_file_name(part):
+                raise ValueError("must not contain characters that are not allowed in file names")
         return value
 
 
-def _nameable(text: str) -> bool:
+def _valid_in_file_name(text: str) -> bool:
     try:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:

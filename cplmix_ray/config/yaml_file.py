@@ -1,6 +1,6 @@
-"""YAML files as plain mappings, lists, words and numbers, and nothing that a file could make of them beyond that.
+"""A YAML reader restricted to plain mappings, lists, strings and numbers.
 
-Scalars are those of YAML 1.2: `1e-3` is a number, `yes` is a word, `010` is ten, and `1:30` is no number of seconds.
+Scalars follow YAML 1.2: `1e-3` is a number, `yes` is a string, `010` is ten, and `1:30` is a string.
 """
 
 import re
@@ -14,12 +14,12 @@ import yaml
 from cplmix_ray.utils.errors import InputError
 
 _DEEPEST, _LARGEST = 32, 100_000
-"""Levels of a file, and values in it, aliases written out."""
+"""Largest nesting depth, and largest number of values after the expansion of aliases."""
 _BYTES = 10 << 20
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what no settings need: endless or repeated content, and names that are given twice."""
+    """Refuses deeply nested, recursive or exponentially expanding content, and duplicate keys."""
 
     yaml_implicit_resolvers: ClassVar[dict] = {}
 
@@ -36,56 +36,56 @@ class _Loader(yaml.SafeLoader):
         self._level -= 1
         if id(node) not in self._values:
             if self._level and isinstance(node, yaml.CollectionNode) and node.end_mark is None:
-                self._refuse("holds a value that contains itself")
+                self._refuse("contains a value that contains itself")
             self._values[id(node)] = self._count(node)
         return node
 
     def _count(self, node: Any) -> int:
-        """Values in a node whose parts were counted; an alias counts as what it stands for."""
+        """Number of values in a node whose children were counted; an alias counts as the values it refers to."""
         parts: list[Any] = []
         if isinstance(node, yaml.MappingNode):
-            self._refuse_twice(node)
+            self._refuse_duplicate_keys(node)
             parts = [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             parts = node.value
         total = 1 + sum(self._values[id(part)] for part in parts)
         if total > _LARGEST:
-            self._refuse(f"stands for more than {_LARGEST:,} values")
+            self._refuse(f"expands to more than {_LARGEST:,} values")
         return total
 
-    def _refuse_twice(self, node: Any) -> None:
+    def _refuse_duplicate_keys(self, node: Any) -> None:
         seen: set[Hashable] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in seen:
                     mark = key.start_mark
-                    self._refuse(f"gives '{key.value}' twice, at last in line {mark.line + 1}")
+                    self._refuse(f"contains '{key.value}' twice, the second time in line {mark.line + 1}")
                 seen.add((key.tag, key.value))
 
     def _refuse(self, what: str) -> None:
         raise yaml.YAMLError(f"it {what}")
 
 
-def _whole(loader: _Loader, node: Any) -> int:
+def _construct_int(loader: _Loader, node: Any) -> int:
     text = loader.construct_scalar(node)
-    if len(text) > 400:  # Python would refuse to read thousands of digits, and nothing is that large
-        raise yaml.YAMLError(f"a number of {len(text)} digits is in line {node.start_mark.line + 1}")
+    if len(text) > 400:  # int() raises an error of its own for thousands of digits
+        raise yaml.YAMLError(f"line {node.start_mark.line + 1} contains a number of {len(text)} digits")
     return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
 
 
-def _number(loader: _Loader, node: Any) -> float:
+def _construct_float(loader: _Loader, node: Any) -> float:
     text = loader.construct_scalar(node).lower()
     return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
 
-def _truth(loader: _Loader, node: Any) -> bool:
+def _construct_bool(loader: _Loader, node: Any) -> bool:
     text = loader.construct_scalar(node).lower()
     if text not in ("true", "false"):
         raise ValueError(f"'{text}' is neither true nor false")
     return text == "true"
 
 
-_PLAIN = (
+_IMPLICIT_TYPES = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
     (
@@ -96,24 +96,24 @@ _PLAIN = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 )
-"""Kinds of words that stand without quotation marks and are no text, and how they begin."""
+"""Types of unquoted scalars other than strings: tag, pattern and first characters."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts quotation marks around text that would be read as something else."""
+    """Quotes strings that would otherwise be read as another type."""
 
     yaml_implicit_resolvers: ClassVar[dict] = dict(yaml.SafeDumper.yaml_implicit_resolvers)
 
 
-for _tag, _pattern, _firsts in _PLAIN:
-    for _side in (_Loader, _Dumper):
-        _side.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_firsts))
-# Of tags there are these; all others, such as those for Python's objects, dates and bytes, are unknown.
+for _tag, _pattern, _first in _IMPLICIT_TYPES:
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+# All other tags, such as those for Python objects, dates and bytes, are errors.
 _Loader.yaml_constructors = {
     "tag:yaml.org,2002:null": yaml.SafeLoader.construct_yaml_null,
-    "tag:yaml.org,2002:bool": _truth,
-    "tag:yaml.org,2002:int": _whole,
-    "tag:yaml.org,2002:float": _number,
+    "tag:yaml.org,2002:bool": _construct_bool,
+    "tag:yaml.org,2002:int": _construct_int,
+    "tag:yaml.org,2002:float": _construct_float,
     "tag:yaml.org,2002:str": yaml.SafeLoader.construct_yaml_str,
     "tag:yaml.org,2002:seq": yaml.SafeLoader.construct_yaml_seq,
     "tag:yaml.org,2002:map": yaml.SafeLoader.construct_yaml_map,
@@ -122,30 +122,32 @@ _Loader.yaml_constructors = {
 
 
 def yaml_text(tree: Any) -> str:
-    """Plain values as YAML that ``read_yaml`` takes for the same values."""
+    """Plain values as YAML from which ``read_yaml`` reads equal values."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
 
 
 def read_yaml(path: str | Path, what: str) -> Any:
-    """What a YAML file holds.
+    """Content of a YAML file.
 
     Args:
-        what: what the file is, for messages: "configuration".
+        what: description of the file for messages, such as "configuration".
 
     Raises:
-        InputError: the file is missing, is no plain file, or is no YAML of plain values.
+        InputError: the file is missing, is not a regular file, or is not YAML of plain values.
     """
     try:
-        # Of a pipe or a device the end may never come.
+        # Reading a pipe or a device may never end.
         if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise InputError(f"Cannot read the {what} {path}: it is no file.")
+            raise InputError(f"Cannot read the {what} {path}: it is not a regular file.")
         with open(path, "rb") as file:
             text = file.read(_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"Cannot read the {what} {path}: {reason}.") from None
     if len(text) > _BYTES:
-        raise InputError(f"The {what} {path} is larger than {_BYTES >> 20} MB; it is no file of settings.")
+        raise InputError(
+            f"The {what} {path} is larger than {_BYTES >> 20} MB, which is too large for a file of settings."
+        )
     loader = None
     try:
         loader = _Loader(text)

@@ -1,4 +1,4 @@
-"""Agreement: each arm's posterior is drawn to where the other arms' posteriors are.
+"""Agreement coupling: each arm's posterior is drawn towards the mean of the other arms' posteriors.
 
 An arm sends q_a and gets S = sum_a q_a back; with m_a = (S - q_a) / (A - 1), the mean of the other arms, it minimises
 
@@ -6,8 +6,8 @@ An arm sends q_a and gets S = sum_a q_a back; with m_a = (S - q_a) / (A - 1), th
 
 the log-probability that its category and another arm's, drawn independently, are the same. For two arms the gradients
 of both are exactly those of -E log <q_1, q_2>; for more, every arm follows the mean of the others, held constant.
-Unlike a distance between logarithms it asks for crisp posteriors: <q_a, m_a> is largest at a corner of the simplex. Its
-trivial solution, one category for all cells, is kept away by the weight of the marginal entropy.
+Unlike a distance between logarithms it favours posteriors near 0 and 1: <q_a, m_a> is largest at a corner of the
+simplex. Its trivial solution, one category for all cells, is avoided by the weight of the marginal entropy.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cplmix_ray.couplings.base import Sent
+from cplmix_ray.couplings.coupling import Sent, register_coupling
 
 _SMALLEST = 1e-8
-"""Arms that agree on nothing have a finite loss, and a gradient where one of them is not quite sure."""
+"""Added before the logarithm, so that the loss of arms that agree on nothing is finite and has a gradient."""
 
 
 @dataclass(frozen=True)
 class AgreementCoupling:
-    """Strategy for ``n_arms`` arms in all."""
+    """Agreement of ``n_arms`` arms in all."""
 
     n_arms: int
 
@@ -49,3 +49,6 @@ class AgreementCoupling:
         with torch.no_grad():
             agreeing = 0.5 * (sum_nk.square().sum(-1).mean() - norm2_total)
             return 0.5 * self.n_arms * (self.n_arms - 1) - agreeing
+
+
+register_coupling("agreement", lambda n_arms, sigma_floor, shards: AgreementCoupling(n_arms))

@@ -5,11 +5,12 @@ With u_a an embedding of arm a's posterior and S = sum_a u_a,
     sum_{a<b} ||u_a - u_b||^2 = A sum_a ||u_a||^2 - ||S||^2,        d/du_a = 2 (A u_a - S).
 
 So an arm sends u_a whatever A is, and differentiates A ||u_a||^2 - 2 <u_a, S> with S held constant: the gradient is
-that of the full pairwise sum. The embedding is what the couplings differ in:
+that of the full pairwise sum. The couplings differ in the embedding:
 
-    d_sigma    u = log q / sigma       Marghi et al. 2021, Eq. 7; sigma is the minibatch's spread of each category
+    d_sigma    u = log q / sigma       Marghi et al. 2021, Eq. 7; sigma is each category's standard deviation
+                                      over the minibatch
     aitchison  u = clr(log q)          the exact Aitchison distance, of which d_sigma is a scaled relative
-    euclidean  u = q                   blind to ratios: small probabilities hardly count
+    euclidean  u = q                   small probabilities hardly count
 """
 
 from abc import ABC, abstractmethod
@@ -19,22 +20,22 @@ import torch
 from torch import Tensor
 
 from cplmix_ray.collectives.shards import WHOLE, Shards
-from cplmix_ray.couplings.base import Sent
+from cplmix_ray.couplings.coupling import Sent, register_coupling
 from cplmix_ray.couplings.simplex import clr, floored_std
 
 
 @dataclass(frozen=True)
 class SquaredDistance(ABC):
-    """The one-sum form; a kind of distance says what ``embed`` is."""
+    """The one-sum form of a squared distance; subclasses define the embedding."""
 
     n_arms: int
 
     @abstractmethod
     def embed(self, log_q_ank: Tensor) -> tuple[Tensor, Tensor]:
-        """u, shape (A_local, n, K), and how many categories of each arm are on a floor, (A_local,)."""
+        """u, shape (A_local, n, K), and how many categories of each arm are at the floor, (A_local,)."""
 
     def send(self, log_q_ank: Tensor) -> Sent:
-        """What each arm needs to say, from its own posterior alone."""
+        """What each arm sends, from its own posterior alone."""
         u_ank, floored_a = self.embed(log_q_ank)
         return Sent(u_ank, u_ank.square().sum(-1).mean(-1), floored_a)
 
@@ -50,7 +51,7 @@ class SquaredDistance(ABC):
     def pairwise(self, norm2_total: Tensor, sum_nk: Tensor) -> Tensor:
         """The value sum_{a<b} E ||u_a - u_b||^2, from the totals over all arms; scalar, no gradient.
 
-        It is a difference of large numbers, so that close to zero float32 may leave less than nothing.
+        It is a difference of large numbers, which rounding could make negative.
         """
         with torch.no_grad():
             return (self.n_arms * norm2_total - sum_nk.square().sum(-1).mean()).clamp_min(0.0)
@@ -58,7 +59,7 @@ class SquaredDistance(ABC):
 
 @dataclass(frozen=True)
 class DSigmaCoupling(SquaredDistance):
-    """The published coupling, Eq. 7. The gradient flows through sigma, except where the floor bites."""
+    """The published coupling, Eq. 7. The gradient flows through sigma, except at the floor."""
 
     sigma_floor: float
     shards: Shards = WHOLE
@@ -82,3 +83,8 @@ class EuclideanCoupling(SquaredDistance):
 
     def embed(self, log_q_ank: Tensor) -> tuple[Tensor, Tensor]:
         return log_q_ank.exp(), log_q_ank.new_zeros(log_q_ank.shape[0])
+
+
+register_coupling("d_sigma", DSigmaCoupling)
+register_coupling("aitchison", lambda n_arms, sigma_floor, shards: AitchisonCoupling(n_arms))
+register_coupling("euclidean", lambda n_arms, sigma_floor, shards: EuclideanCoupling(n_arms))

@@ -8,9 +8,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from cplmix_ray.data.matrix.on_disk import RowsOnDisk
-from cplmix_ray.data.source import Values
-from cplmix_ray.data.training_set import take_rows
+from cplmix_ray.data.matrix.base import Matrix, RowReader
+from cplmix_ray.data.matrix.block import Block
 from cplmix_ray.nn.dense_rows import DenseRows, GatheredRows
 from cplmix_ray.nn.rows import Rows
 from cplmix_ray.nn.sparse_rows import DENSE_FROM, SparseRows
@@ -19,30 +18,28 @@ Reader = Callable[[Tensor], Rows]
 """Reads rows, given by their indices on the CPU."""
 
 
-def row_reader(values_ng: Values, device: torch.device) -> Reader:
+def row_reader(matrix: RowReader, device: torch.device) -> Reader:
     """Rows stay sparse where that is faster: on the CPU, and where most values are zero. Dense ones are not copied
     there, but gathered where they are needed."""
 
-    def read(idx_n: Tensor) -> Rows:
-        if isinstance(values_ng, np.ndarray) and values_ng.dtype == np.float32 and device.type == "cpu":
-            return GatheredRows(values_ng, idx_n.numpy())
-        return _onto(take_rows(values_ng, idx_n.numpy()), device)
-
-    return read
+    values_ng = matrix.dense_array
+    if values_ng is not None and values_ng.dtype == np.float32 and device.type == "cpu":
+        return lambda idx_n: GatheredRows(values_ng, idx_n.numpy())
+    return lambda idx_n: _onto(matrix.rows(idx_n.numpy()), device)
 
 
-def in_order(values_ng: Values, size: int, device: torch.device) -> Generator[Rows, None, None]:
+def in_order(matrix: Matrix, size: int, device: torch.device) -> Generator[Rows, None, None]:
     """All rows, ``size`` at a time; from disk, a thread reads the next ones while the present ones are at work.
 
     Raises:
         InputError: the file is gone or broken.
     """
-    parts = [np.arange(at, min(at + size, values_ng.shape[0])) for at in range(0, values_ng.shape[0], size)]
-    if not isinstance(values_ng, RowsOnDisk):
+    parts = [np.arange(at, min(at + size, matrix.n_cells)) for at in range(0, matrix.n_cells, size)]
+    if not matrix.on_disk:
         for part in parts:
-            yield _onto(take_rows(values_ng, part), device)
+            yield _onto(matrix.rows(part), device)
         return
-    with values_ng.opened() as read, ThreadPoolExecutor(1, thread_name_prefix="cells") as thread:
+    with matrix.opened() as read, ThreadPoolExecutor(1, thread_name_prefix="cells") as thread:
         coming = None if not parts else thread.submit(read, parts[0])
         for number in range(1, len(parts) + 1):
             assert coming is not None
@@ -51,7 +48,7 @@ def in_order(values_ng: Values, size: int, device: torch.device) -> Generator[Ro
             yield _onto(present, device)
 
 
-def _onto(taken: Values, device: torch.device) -> Rows:
+def _onto(taken: Block, device: torch.device) -> Rows:
     if not sp.issparse(taken):
         return DenseRows(torch.from_numpy(taken).to(device))
     if device.type == "cpu" and taken.nnz < DENSE_FROM * taken.shape[0] * taken.shape[1]:

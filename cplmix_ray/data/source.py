@@ -1,15 +1,14 @@
 """What was read from a file, before any preparation."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cplmix_ray.data.matrix.base import Matrix
+
 if TYPE_CHECKING:  # workers know this file and need no reader
     import anndata
-
-Values: TypeAlias = Any
-"""A dense array, a CSR matrix of SciPy (which has no useful static type), LazyRows, or RowsOnDisk."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Source:
 
     Attributes:
         adata: the user's whole object, never altered.
-        values_ng: X or the chosen layer, dense or CSR, in its own dtype, or rows made or read on demand.
+        matrix: X or the chosen layer in its own dtype, or pixels; in memory, on disk or made on demand.
         name: what to call it in messages.
         image_shape: (height, width) of images, None for cells.
         labels_n: known types as strings, "" where unknown; None without labels.
@@ -42,7 +41,7 @@ class Source:
     """
 
     adata: "anndata.AnnData"
-    values_ng: Values
+    matrix: Matrix
     name: str
     image_shape: tuple[int, int] | None = None
     labels_n: np.ndarray | None = None

@@ -1,54 +1,64 @@
-"""One entrance to all engines."""
+"""The engines: where and how the units of a run are trained."""
 
 import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
-from cplmix_ray.config import Config, Placement
+import torch
+
+from cplmix_ray.config import Placement, RunConfig
 from cplmix_ray.data.training_set import TrainingSet
-from cplmix_ray.distributed.events import RunEvent
 from cplmix_ray.distributed.plan import Plan, local_devices, make_plan
 from cplmix_ray.distributed.ray_init import cluster_devices, joins_cluster, ray_session
-from cplmix_ray.training.loop import Start
+from cplmix_ray.training.events import Event, RunEvent
+from cplmix_ray.training.loop import Start, training_loop
+from cplmix_ray.utils.threads import torch_threads
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Where the arms of a run go, and the function that trains them there; its events come merged over all arms."""
+    """A plan for the units of a run, and the function that trains them so; it yields events merged over all units."""
 
     plan: Plan
-    train: Callable[[Config, TrainingSet, Start], Generator[RunEvent, None, None]]
+    train: Callable[[RunConfig, TrainingSet, Start], Generator[RunEvent, None, None]]
 
 
 @contextlib.contextmanager
-def engine_for(placement: Placement, n_arms: int) -> Iterator[Engine]:
-    """Decide where the arms go, with Ray connected while it is needed.
+def engine_for(placement: Placement, n_units: int, unit: str = "arm") -> Iterator[Engine]:
+    """The engine for a run; Ray is connected until the context ends, if the engine uses it.
+
+    Args:
+        unit: name of a unit in messages.
 
     Raises:
-        InputError: more workers are asked for than there are devices.
+        InputError: more workers are requested than there are devices.
     """
     with contextlib.ExitStack() as stack:
         if placement.engine != "local" and joins_cluster(placement.ray_address):
             stack.enter_context(ray_session(placement.ray_address))
-            plan = make_plan(placement, n_arms, cluster_devices(placement))
+            plan = make_plan(placement, n_units, cluster_devices(placement), unit)
         else:
-            plan = make_plan(placement, n_arms, local_devices())
+            plan = make_plan(placement, n_units, local_devices(), unit)
             if plan.engine != "local":
                 stack.enter_context(ray_session(placement.ray_address))
         yield Engine(plan, functools.partial(_train, plan))
 
 
-def _train(plan: Plan, config: Config, data: TrainingSet, start: Start) -> Generator[RunEvent, None, None]:
+def _train(plan: Plan, config: RunConfig, data: TrainingSet, start: Start) -> Generator[RunEvent, None, None]:
     if plan.engine == "local":
-        from cplmix_ray.distributed.local import train_packed
-
-        yield from train_packed(plan, config, data, start)
+        yield from train_in_process(plan, config, data, start)
     elif plan.engine == "ray_train":
         from cplmix_ray.distributed.ray_train.launch import train_on_ray_train
 
         yield from train_on_ray_train(plan, config, data, start)
     else:
-        from cplmix_ray.distributed.restarts import train_through_losses
+        from cplmix_ray.distributed.restarts import train_with_restarts
 
-        yield from train_through_losses(plan, config, data, start)
+        yield from train_with_restarts(plan, config, data, start)
+
+
+def train_in_process(plan: Plan, config: RunConfig, data: TrainingSet, start: Start) -> Iterator[Event]:
+    """Engine local: train all units in this process; the number of torch threads is restored afterwards."""
+    with torch_threads(config.placement.threads):
+        yield from training_loop(config, data, plan.workers[0], torch.device("cuda" if plan.gpu else "cpu"), start)

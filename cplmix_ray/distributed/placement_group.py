@@ -1,4 +1,4 @@
-"""The devices that the workers of one run hold: a placement group of its own, or the one of the trial it is part of."""
+"""Devices reserved for the workers of a run: a placement group of its own, or that of the trial it belongs to."""
 
 import contextlib
 import time
@@ -14,17 +14,17 @@ from cplmix_ray.distributed.ray_init import cluster_devices
 from cplmix_ray.utils.errors import ShortfallError, TrainingError
 
 
-def bundle_of(gpu: bool) -> dict[str, float]:
-    """What one worker holds."""
+def worker_resources(gpu: bool) -> dict[str, float]:
+    """Resources of one worker."""
     return {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": 1.0}
 
 
-_BOOT = 1800.0
-"""Seconds in which a machine is started and set up."""
+_BOOT_SECONDS = 1800.0
+"""Seconds in which a machine of an autoscaling cluster is started and set up."""
 
 
 @dataclass(frozen=True)
-class Places:
+class ReservedDevices:
     """Bundles ``first``, ``first + 1``, ... of a placement group, one for each worker."""
 
     group: PlacementGroup
@@ -35,17 +35,17 @@ class Places:
 
 
 @contextlib.contextmanager
-def own_places(plan: Plan, placement: Placement) -> Iterator[Places]:
-    """Reserve a place for every worker, and give them back.
+def reserve_devices(plan: Plan, placement: Placement) -> Iterator[ReservedDevices]:
+    """Reserve devices for all workers; they are released at the end of the context.
 
     Raises:
-        ShortfallError: the cluster has fewer devices than the plan needs, or comes to have fewer during the wait.
-        TrainingError: they were not free within ``collective_timeout`` seconds, or, where the cluster grows,
-            not there within half an hour.
+        ShortfallError: the cluster has fewer devices than the plan needs, at first or after a loss during the wait.
+        TrainingError: they were not free within ``collective_timeout`` seconds, or within half an hour if the cluster
+            grows on demand.
     """
     _require_devices(plan, placement)
-    timeout = patience(placement)
-    group = placement_group([bundle_of(plan.gpu)] * len(plan.workers), strategy="PACK")
+    timeout = device_timeout(placement)
+    group = placement_group([worker_resources(plan.gpu)] * len(plan.workers), strategy="PACK")
     try:
         until = time.monotonic() + timeout
         while not group.wait(min(1.0, timeout)):
@@ -55,16 +55,16 @@ def own_places(plan: Plan, placement: Placement) -> Iterator[Places]:
                     f"The cluster has the {len(plan.workers)} workers' devices, but they were not free within "
                     f"{timeout:g} s; wait for other work to end, or raise --collective-timeout."
                 )
-        yield Places(group)
+        yield ReservedDevices(group)
     finally:
         remove_placement_group(group)
 
 
-def patience(placement: Placement) -> float:
-    """Seconds to wait for devices: machines that are still to be started take long."""
+def device_timeout(placement: Placement) -> float:
+    """Seconds to wait for devices; more if machines may have to be started first."""
     if placement.cluster_grows_to is None:
         return placement.collective_timeout
-    return max(_BOOT, placement.collective_timeout)
+    return max(_BOOT_SECONDS, placement.collective_timeout)
 
 
 def _require_devices(plan: Plan, placement: Placement) -> None:
@@ -74,5 +74,6 @@ def _require_devices(plan: Plan, placement: Placement) -> None:
         unit = "GPUs" if plan.gpu else "CPU cores"
         raise ShortfallError(
             f"{needs} workers need {needs} {unit}, but {devices.where} has {has}; "
-            f"raise --arms-per-worker, use --engine local, or say with --cluster-grows-to how far it grows on demand."
+            f"raise --arms-per-worker, use --engine local, or give with --cluster-grows-to the number of devices to "
+            f"which it grows on demand."
         )

@@ -1,4 +1,4 @@
-"""Which engine, how many workers, and which arms on which; decided and said before anything starts."""
+"""The plan of a run: its engine, its workers, and the units of each worker; made before training starts."""
 
 import os
 from dataclasses import dataclass
@@ -11,14 +11,16 @@ from cplmix_ray.utils.errors import InputError, ShortfallError
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the arms of a run go.
+    """Engine and workers of a run.
 
     Attributes:
         engine: 'local', 'ray' or 'ray_train'.
-        workers: the arms of each worker; those with the shares of the same arms' minibatches stand together.
-        gpu: whether each worker holds a GPU (else one CPU core).
-        reason: one sentence for the user.
-        replicas: workers for the same arms, each with its share of every minibatch.
+        workers: the units of each worker; workers with the same units, which train on different shards of the
+            minibatches, are consecutive.
+        gpu: whether each worker has a GPU (otherwise one CPU core).
+        reason: the plan and the reason for it, in one sentence for the user.
+        replicas: number of workers with the same units, each of which trains on one shard of every minibatch.
+        unit: name of a unit in messages ("arm").
     """
 
     engine: str
@@ -26,21 +28,22 @@ class Plan:
     gpu: bool
     reason: str
     replicas: int = 1
+    unit: str = "arm"
 
     @property
-    def n_arms(self) -> int:
-        """Arms of the run."""
+    def n_units(self) -> int:
+        """Number of units of the run."""
         return sum(map(len, self.workers)) // self.replicas
 
 
 @dataclass(frozen=True)
 class Devices:
-    """What there is to run on.
+    """Available devices.
 
     Attributes:
-        gpus, cpus: whole GPUs and CPU cores.
-        where: where they were counted.
-        remedy: what else may be done where they are too few, to end a sentence with.
+        gpus, cpus: numbers of whole GPUs and CPU cores.
+        where: description of the machine or cluster, for messages.
+        remedy: end of a sentence: what else can be done if there are too few.
     """
 
     gpus: int
@@ -55,46 +58,51 @@ def local_devices() -> Devices:
     return Devices(torch.cuda.device_count() if torch.cuda.is_available() else 0, cores, "this machine")
 
 
-def make_plan(placement: Placement, n_arms: int, devices: Devices) -> Plan:
-    """Choose the engine and spread the arms.
+def make_plan(placement: Placement, n_units: int, devices: Devices, unit: str = "arm") -> Plan:
+    """Choose the engine and distribute the units over workers.
+
+    Args:
+        unit: name of a unit in messages.
 
     Raises:
-        ShortfallError: the workers asked for are more than the devices.
-        InputError: the kind of device asked for is not there at all.
+        ShortfallError: more workers are requested than there are devices.
+        InputError: there is no device of the requested kind.
     """
     if placement.device == "cuda" and devices.gpus == 0:
-        raise InputError(f"--device cuda was asked for, but {devices.where} has no GPU; use --device cpu or auto.")
+        raise InputError(f"--device cuda was requested, but {devices.where} has no GPU; use --device cpu or auto.")
     gpu = devices.gpus > 0 and placement.device != "cpu"
-    unit, count = ("GPU", devices.gpus) if gpu else ("CPU core", devices.cpus)
-    has = f"{devices.where} has {count} {unit}{'s' if count != 1 else ''}"
+    device, count = ("GPU", devices.gpus) if gpu else ("CPU core", devices.cpus)
+    has = f"{devices.where} has {count} {device}{'s' if count != 1 else ''}"
     if placement.engine == "local":
-        return _packed(n_arms, gpu, "as --engine local asks")
+        return _local_plan(n_units, unit, gpu, "requested by --engine local")
     replicas = placement.replicas
     if placement.engine == "auto" and placement.arms_per_worker is None:
-        if n_arms == replicas == 1:
-            return _packed(n_arms, gpu, "one arm has no other to run beside")
+        if n_units == replicas == 1:
+            return _local_plan(n_units, unit, gpu, f"there is only one {unit}")
         if count < 2:
-            return _packed(n_arms, gpu, f"{has}, and actors would only take turns on it")
-    per_worker = placement.arms_per_worker or -(-n_arms // max(1, min(n_arms, count // replicas)))
-    groups = [tuple(range(first, min(first + per_worker, n_arms))) for first in range(0, n_arms, per_worker)]
-    workers = tuple(arms for arms in groups for _ in range(replicas))
+            return _local_plan(n_units, unit, gpu, f"{has}, on which actors would not run in parallel")
+    per_worker = placement.arms_per_worker or -(-n_units // max(1, min(n_units, count // replicas)))
+    groups = [tuple(range(first, min(first + per_worker, n_units))) for first in range(0, n_units, per_worker)]
+    workers = tuple(units for units in groups for _ in range(replicas))
     if len(workers) > count:
         shared = f" and {replicas} workers to share each minibatch" if replicas > 1 else ""
         if replicas > count:
             remedy = f"lower --replicas to {max(1, count)}"
         else:
-            remedy = f"raise --arms-per-worker to {-(-n_arms // max(1, count // replicas))}"
+            remedy = f"raise --arms-per-worker to {-(-n_units // max(1, count // replicas))}"
         raise ShortfallError(
-            f"{n_arms} arms with {per_worker} a worker{shared} need {len(workers)} {unit}s, but {has}; "
+            f"{n_units} {unit}s with {per_worker} a worker{shared} need {len(workers)} {device}s, but {has}; "
             f"{remedy} or use --engine local{devices.remedy}."
         )
-    asked = f"{has}, one for each worker" if placement.engine == "auto" else f"as --engine {placement.engine} asks"
-    spread = ", ".join("+".join(str(arm) for arm in arms) for arms in groups)
-    spread += f", {replicas} workers each," if replicas > 1 else ""
+    why = f"{has}, one for each worker" if placement.engine == "auto" else f"requested by --engine {placement.engine}"
+    placed = ", ".join("+".join(str(each) for each in units) for units in groups)
+    placed += f", {replicas} workers each," if replicas > 1 else ""
     engine, kind = ("ray_train", "workers of Ray Train") if placement.engine == "ray_train" else ("ray", "Ray actors")
-    return Plan(engine, workers, gpu, f"Engine {engine}: arms {spread} on {len(workers)} {kind} ({asked}).", replicas)
+    reason = f"Engine {engine}: {unit}s {placed} on {len(workers)} {kind} ({why})."
+    return Plan(engine, workers, gpu, reason, replicas, unit)
 
 
-def _packed(n_arms: int, gpu: bool, why: str) -> Plan:
-    arms = f"{n_arms} arms" if n_arms > 1 else "one arm"
-    return Plan("local", (tuple(range(n_arms)),), gpu, f"Engine local: {arms} packed in this process ({why}).")
+def _local_plan(n_units: int, unit: str, gpu: bool, why: str) -> Plan:
+    units = f"{n_units} {unit}s" if n_units > 1 else f"one {unit}"
+    reason = f"Engine local: {units} packed in this process ({why})."
+    return Plan("local", (tuple(range(n_units)),), gpu, reason, unit=unit)

@@ -1,4 +1,4 @@
-"""Joining or starting Ray, and leaving it as it was found."""
+"""Connecting to a Ray cluster, or starting a local one for the duration of a run."""
 
 import contextlib
 import logging
@@ -15,23 +15,25 @@ from cplmix_ray.distributed.plan import Devices, local_devices
 from cplmix_ray.utils.errors import InputError, TrainingError
 
 if "ray" not in sys.modules:
-    # Ray reads these at its first import and hands them to the processes it starts; changed later, the two disagree
-    # and nothing connects.
+    # Ray reads these when it is imported, and passes them to the processes that it starts; if they are changed later,
+    # the processes cannot connect to each other.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 _STORE_BYTES = 2 << 30
-"""Bound of the object store of a Ray started here; it is filled only by the data, which is put once."""
+"""Largest size of the object store of a Ray started here; it contains only the data, which is stored once."""
 
 
 @contextlib.contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
-    """A connected Ray: the caller's if there is one, else a named cluster's, else one of its own for the while.
+    """A connected Ray: the caller's connection if there is one, otherwise a named cluster, otherwise a local instance.
+
+    Connections and instances made here end with the context.
 
     Raises:
         InputError: there is no cluster at the address.
-        TrainingError: a Ray of one's own did not start.
+        TrainingError: the local instance did not start.
     """
     import ray
 
@@ -45,7 +47,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     with _loopback() if own else contextlib.nullcontext():
         try:
             if own:
-                # "local" rather than nothing: a stale address file would otherwise lead to a cluster that is gone.
+                # Without "local", a stale address file could name a cluster that does not exist any more.
                 ray.init(
                     address="local",
                     num_cpus=local_devices().cpus,
@@ -53,18 +55,18 @@ def ray_session(address: str | None) -> Iterator[None]:
                     include_dashboard=False,
                     **quiet,
                 )
-                _hide_token()
+                _restrict_token()
             else:
                 ray.init(address=address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"Cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
-        except Exception as error:  # of no kind of its own where a node did not start in time
+        except Exception as error:  # Ray raises a plain Exception if a node does not start in time
             reason = " ".join(str(error).split())[:200]
             raise TrainingError(
-                f"Ray did not start ({reason}); give the same command once more when the machine does less, or use "
-                f"--engine local."
+                f"Ray did not start ({reason}); repeat the command when the machine is less busy, or use --engine "
+                f"local."
             ) from None
-        # Ray puts a handler of its own in the place of the program's, which only the main thread may put back.
+        # Ray replaces the program's signal handler, which only the main thread can restore.
         if callable(terminated) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminated)
         try:
@@ -73,27 +75,27 @@ def ray_session(address: str | None) -> Iterator[None]:
             ray.shutdown()
 
 
-def _hide_token() -> None:
-    """Ray writes its secret, when there is none yet, for everybody on the machine to read."""
+def _restrict_token() -> None:
+    """Make Ray's authentication token, which Ray creates readable for all users, readable for its owner only."""
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    with contextlib.suppress(OSError):  # none there, or somebody else's
+    with contextlib.suppress(OSError):  # it does not exist, or belongs to another user
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
 
 
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
-    """A Ray that is started for the while listens on 127.0.0.1 alone.
+    """Make a Ray that is started in this context listen on 127.0.0.1 only.
 
-    Nobody else is to join it, and it outlives a change of the network that a laptop is in. Ray does this by itself on
-    Windows and macOS; elsewhere it takes the switch by which it is told to behave as it does there.
+    Other machines then cannot connect, and Ray continues to work when a laptop changes networks. Ray does so by default
+    on Windows and macOS; on other systems the environment variable for these two is set.
     """
     from ray._private import ray_constants
 
     switch = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
     before, known = os.environ.get(switch), getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
     os.environ[switch] = "0"  # for the processes that Ray starts
-    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, as Ray looks at the variable once
+    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, since Ray reads the variable only once
     try:
         yield
     finally:
@@ -104,9 +106,9 @@ def _loopback() -> Iterator[None]:
 
 
 def cluster_devices(placement: Placement) -> Devices:
-    """What the connected cluster's living machines have, or what it can grow to, in whole devices.
+    """Whole devices of the connected cluster: of its live nodes, or as many as it can grow to.
 
-    A GPU counts with a CPU core beside it, as the worker that holds it needs one too.
+    A GPU counts only together with a CPU core, which its worker needs too.
     """
     import ray
 
@@ -114,14 +116,15 @@ def cluster_devices(placement: Placement) -> Devices:
     cpus = sum(int(resources.get("CPU", 0)) for resources in alive)
     gpus = sum(int(min(resources.get("GPU", 0), resources.get("CPU", 0))) for resources in alive)
     if placement.cluster_grows_to is None:
-        return Devices(gpus, cpus, "the Ray cluster", ", or say with --cluster-grows-to how far it grows on demand")
+        remedy = ", or give with --cluster-grows-to the number of devices to which it grows on demand"
+        return Devices(gpus, cpus, "the Ray cluster", remedy)
     if placement.device == "cpu":
         return Devices(gpus, max(cpus, placement.cluster_grows_to), "the Ray cluster at its largest")
     return Devices(max(gpus, placement.cluster_grows_to), cpus, "the Ray cluster at its largest")
 
 
 def joins_cluster(address: str | None) -> bool:
-    """Whether the devices are to be counted on a cluster rather than on this machine."""
+    """Whether a run uses an existing Ray, so that devices are counted on its cluster rather than on this machine."""
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return True
     address = address or os.environ.get("RAY_ADDRESS")
@@ -129,10 +132,10 @@ def joins_cluster(address: str | None) -> bool:
 
 
 def _store_bytes() -> int:
-    """The store lives in shared memory where there is enough of it."""
+    """Size of the object store, limited by the free shared memory."""
     try:
-        room = os.statvfs("/dev/shm")
-        free = room.f_bavail * room.f_frsize
+        status = os.statvfs("/dev/shm")
+        free = status.f_bavail * status.f_frsize
     except (OSError, AttributeError):
         return _STORE_BYTES
     return max(100 << 20, min(_STORE_BYTES, int(free * 0.8)))

@@ -1,15 +1,17 @@
 """Negative binomial counts, without and with extra zeros (Lopez et al. 2018, scVI, equations 1 to 6).
 
-The mean is the cell's library size times a softmax over genes, so that depth is no source of variation; theta is the
-inverse dispersion: the variance is mu + mu^2 / theta.
+The mean is the cell's library size times a softmax over genes, so that the decoder does not model sequencing depth;
+theta is the inverse dispersion: the variance is mu + mu^2 / theta.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from cplmix_ray.distributions.likelihood import Likelihood, register_likelihood
+
 _LOG_THETA_RANGE = (-12.0, 20.0)
-"""Beyond, the law is all but certainly zero, or Poisson, to float32 precision."""
+"""Beyond, the distribution is a point mass at zero, or Poisson, to float32 precision."""
 _STIRLING_FROM = 30.0
 
 
@@ -20,7 +22,7 @@ def log_rising_factorial(x: Tensor, theta: Tensor) -> Tensor:
     is taken within Stirling's series.
     """
     large = theta > _STIRLING_FROM
-    # Each branch sees only arguments at which it is sound, so that neither puts NaN into the other's gradient.
+    # Each branch gets only arguments at which it is finite, so that neither puts NaN into the other's gradient.
     small_theta = torch.where(large, torch.ones_like(theta), theta)
     direct = torch.lgamma(x + small_theta) - torch.lgamma(small_theta) - x * small_theta.log()
     theta = torch.where(large, theta, torch.full_like(theta, _STIRLING_FROM))
@@ -37,7 +39,7 @@ def _stirling_tail(y: Tensor) -> Tensor:
 def nb_log_prob(x: Tensor, log_mu: Tensor, log_theta: Tensor) -> Tensor:
     """log NB(x; mu, theta), elementwise, from logarithms so that neither tail overflows.
 
-    The log-gammas, by far the dearest part, are those of counts that are not zero: of zero they vanish.
+    The log-gammas, the most expensive part, are computed for counts above zero alone; at zero they cancel.
     """
     log_theta = log_theta.clamp(*_LOG_THETA_RANGE)
     x, log_mu, log_theta, theta = torch.broadcast_tensors(x, log_mu, log_theta, log_theta.exp())
@@ -62,13 +64,12 @@ def log_mean(x_ang: Tensor, logits_ang: Tensor) -> Tensor:
     return library_an1.log() + torch.log_softmax(logits_ang, dim=-1)
 
 
-class NegativeBinomial:
-    """Counts with a dispersion a gene; the decoder gives the logits of the expression shares."""
+class NegativeBinomial(Likelihood):
+    """Counts with a dispersion for each gene; the decoder gives the logits of the expression shares."""
 
-    heads, has_dispersion, counts = 1, True, True
-    beyond_squares: float | None = None
+    kinds, has_dispersion = ("counts",), True
 
-    def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor | None) -> Tensor:
+    def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor | None = None) -> Tensor:
         assert log_theta_a1g is not None
         return nb_log_prob(x_ang, log_mean(x_ang, out_ang), log_theta_a1g).sum(-1)
 
@@ -76,13 +77,12 @@ class NegativeBinomial:
         return log_mean(x_ang, out_ang).exp()
 
 
-class ZeroInflatedNegativeBinomial:
-    """The same with a probability of an extra zero a gene and cell; the decoder also gives its logit."""
+class ZeroInflatedNegativeBinomial(Likelihood):
+    """A negative binomial with the probability of an extra zero, the logit of which the decoder gives as well."""
 
-    heads, has_dispersion, counts = 2, True, True
-    beyond_squares: float | None = None
+    kinds, has_dispersion, heads = ("counts",), True, 2
 
-    def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor | None) -> Tensor:
+    def log_prob(self, x_ang: Tensor, out_ang: Tensor, log_theta_a1g: Tensor | None = None) -> Tensor:
         assert log_theta_a1g is not None
         share_ang, zero_ang = out_ang.chunk(2, dim=-1)
         return zinb_log_prob(x_ang, log_mean(x_ang, share_ang), log_theta_a1g, zero_ang).sum(-1)
@@ -90,3 +90,7 @@ class ZeroInflatedNegativeBinomial:
     def mean(self, x_ang: Tensor, out_ang: Tensor) -> Tensor:
         share_ang, zero_ang = out_ang.chunk(2, dim=-1)
         return log_mean(x_ang, share_ang).exp() * torch.sigmoid(-zero_ang)
+
+
+register_likelihood("nb", NegativeBinomial())
+register_likelihood("zinb", ZeroInflatedNegativeBinomial())

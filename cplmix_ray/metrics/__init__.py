@@ -1,1 +1,1 @@
-"""Metrics of categories, states and agreement."""
+"""Metrics: their registry, and scores of categories and states."""

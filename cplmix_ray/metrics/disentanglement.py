@@ -1,28 +1,29 @@
-"""The disentanglement score of Kim and Mnih (2018), where it is known from which factors the data were made."""
+"""Disentanglement score of Kim and Mnih (2018), for data whose generating factors are known."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 VOTES, ROWS = 800, 100
-"""Votes that make the classifier, as many that test it, and rows of a vote."""
+"""Votes to fit the classifier and as many to test it, and rows of a vote."""
 COLLAPSED = 0.05
-"""A state dimension whose mean varies less than this says nothing of the data; the variance of the prior is 1."""
+"""A dimension whose mean state has a smaller variance counts as collapsed; the variance of the prior is 1."""
 
 
 def disentanglement(
     state_nd: np.ndarray, category_n: np.ndarray, factors_nf: np.ndarray, seed: int
 ) -> dict[str, float]:
-    """Share of votes from which the fixed factor is told: 1 where each factor has dimensions of its own.
+    """Accuracy with which the fixed factor of a vote is predicted from the latent dimension of least variance.
 
-    A vote fixes one factor at one of its values, draws rows that have it, and names the latent dimension that varies
-    least among them, relative to its variance over all rows. The classifier gives each dimension the factor for which
-    it was named most often; the score is how often that is right for other votes. The category is one dimension more:
-    its variance is that of the one-hot vector, 1 - sum_k p_k^2. Dimensions that have collapsed take no part.
+    A vote fixes one factor at one of its values and draws rows that have it. It elects
+    d* = argmin_d Var_vote(z_d) / Var_all(z_d). A majority classifier maps each d* to the factor that it was elected for
+    most often; the score is its accuracy on other votes, 1 where each factor has dimensions of its own. The category is
+    an additional dimension whose variance is that of its one-hot vector, 1 - sum_k p_k^2 (an extension of the published
+    score, which is for continuous dimensions). Collapsed dimensions are left out.
 
     Args:
         state_nd: mean states; category_n: categories; factors_nf: classes of the factors, each of two or more values.
-        seed: of the rows and factors drawn.
+        seed: seed of the rows and factors drawn.
 
     Returns:
         ``disentanglement``, or nothing where there are no factors.
@@ -37,25 +38,25 @@ def disentanglement(
 
     def votes() -> tuple[np.ndarray, np.ndarray]:
         factor_v = rng.integers(n_factors, size=VOTES)
-        named_v = np.empty(VOTES, np.int64)
+        elected_v = np.empty(VOTES, np.int64)
         for vote, factor in enumerate(factor_v):
             same = rows_of[factor][rng.integers(len(rows_of[factor]))]
-            named_v[vote] = variances(same[rng.integers(len(same), size=ROWS)]).argmin()
-        return factor_v, named_v
+            elected_v[vote] = variances(same[rng.integers(len(same), size=ROWS)]).argmin()
+        return factor_v, elected_v
 
-    factor_v, named_v = votes()
-    table = np.zeros((named_v.max() + 1, n_factors), np.int64)
-    np.add.at(table, (named_v, factor_v), 1)
-    # A dimension never named before is given the factor most often fixed.
-    usual = np.bincount(factor_v).argmax()
-    told = np.where(table.sum(axis=1) > 0, table.argmax(axis=1), usual)
-    factor_v, named_v = votes()
-    answers = np.where(named_v < len(told), told[np.minimum(named_v, len(told) - 1)], usual)
+    factor_v, elected_v = votes()
+    table = np.zeros((elected_v.max() + 1, n_factors), np.int64)
+    np.add.at(table, (elected_v, factor_v), 1)
+    # A dimension that no vote elected is mapped to the factor that was fixed most often.
+    most_fixed = np.bincount(factor_v).argmax()
+    factor_of = np.where(table.sum(axis=1) > 0, table.argmax(axis=1), most_fixed)
+    factor_v, elected_v = votes()
+    answers = np.where(elected_v < len(factor_of), factor_of[np.minimum(elected_v, len(factor_of) - 1)], most_fixed)
     return {"disentanglement": float(np.mean(answers == factor_v))}
 
 
 def _relative_variances(state_nd: np.ndarray, category_n: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Variances of the live dimensions among given rows, each relative to that over all rows; None if none is live."""
+    """Function from rows to the relative variances of the dimensions that are not collapsed; None if all are."""
     whole_d = state_nd.var(axis=0)
     live = np.flatnonzero(whole_d > COLLAPSED)
     whole = _gini(category_n)

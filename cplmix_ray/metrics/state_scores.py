@@ -1,4 +1,7 @@
-"""Scores of the continuous state against a known one, inside each type: between types it would be the type's merit."""
+"""Scores of the inferred continuous state against a known one.
+
+States are compared within types, as between types a difference of state can follow from the type alone.
+"""
 
 import numpy as np
 from scipy.stats import rankdata, spearmanr
@@ -8,23 +11,26 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 FEWEST = 20
-"""Cells of a type below which a rank correlation says little; such types are left out."""
+"""Types with fewer cells are left out, as their rank correlations are mostly noise."""
 FOLDS = 5
 
 
 def state_scores(
     state_nd: np.ndarray, truth_nm: np.ndarray | None, labels_n: np.ndarray | None, category_n: np.ndarray
 ) -> dict[str, float]:
-    """Rank correlations with the truth inside the types, and inside the inferred categories.
+    """Rank correlations with the known state within the types, and within the inferred categories.
 
-    Each is a mean over types weighted by cells, and over the columns of the truth. What cannot be told, for want of
-    labels or of types with enough cells whose truth varies, is left out.
+    Each is a mean over types, weighted by their cells, and over the columns of the known state.
 
     Args:
         state_nd: inferred states.
-        truth_nm: known states, NaN where unknown; None leaves all out.
-        labels_n: known types, "" where unknown; None leaves the scores inside types out.
+        truth_nm: known states, NaN where unknown; None gives no scores.
+        labels_n: known types, "" where unknown; None omits the scores within types.
         category_n: inferred categories.
+
+    Returns:
+        ``state_rho``, ``state_ridge``, ``state_cells`` and ``state_types``, where some type has enough cells whose
+        known state varies; ``state_rho_in_categories`` and ``state_ridge_in_categories``, where some category has.
     """
     if truth_nm is None:
         return {}
@@ -40,7 +46,7 @@ def state_scores(
 
 
 def _mean_over_groups(state_nd: np.ndarray, truth_nm: np.ndarray, group_n: np.ndarray) -> tuple:
-    """rho and ridge, mean over columns of the truth; cells and groups that took part in any column."""
+    """rho and ridge, means over the columns of the known state; numbers of cells and groups used in any column."""
     by_column, cells, groups = [], set(), set()
     for truth_n in truth_nm.T:
         found = []
@@ -60,21 +66,21 @@ def _mean_over_groups(state_nd: np.ndarray, truth_nm: np.ndarray, group_n: np.nd
 
 
 def best_coordinate(state_nd: np.ndarray, truth_n: np.ndarray) -> float:
-    """Largest |Spearman correlation| of a coordinate with the truth; a coordinate that does not vary has none."""
+    """Largest |Spearman correlation| of a coordinate with the known state; 0 for one that does not vary."""
     return max((abs(_spearman(state_n, truth_n)) for state_n in state_nd.T), default=0.0)
 
 
 def cross_validated(state_nd: np.ndarray, truth_n: np.ndarray) -> float:
-    """Spearman correlation of the truth with its prediction by all coordinates together.
+    """Spearman correlation of the known state with its cross-validated prediction from all coordinates.
 
-    Ridge regression from the standardised coordinates to the truth's ranks; each fifth of the cells is predicted from
-    the others, so that a useless state gains nothing from its number of coordinates. A state that is turned, so that no
-    single coordinate is the truth, counts in full.
+    Ridge regression (alpha 1) of its ranks on the standardised coordinates; each fifth of the cells is predicted from
+    the others, so additional useless coordinates do not raise the score. A rotation of the state does not change it
+    much, although no single coordinate may be the known state.
     """
     if not np.ptp(state_nd, axis=0).any():
         return 0.0
     folds = KFold(FOLDS, shuffle=True, random_state=0)
-    # The mean rank is known. A fitted one is low where held-out ranks are high, which puts useless states below zero.
+    # The mean rank is known. A fitted intercept is low where held-out ranks are high, which biases the score below 0.
     model = make_pipeline(StandardScaler(), Ridge(alpha=1.0, fit_intercept=False))
     rank_n = rankdata(truth_n) - (len(truth_n) + 1) / 2
     return _spearman(cross_val_predict(model, state_nd.astype(float), rank_n, cv=folds), truth_n)

@@ -1,7 +1,7 @@
-"""Adam (Kingma and Ba 2015), fused: torch's own kernel without torch's own class around it.
+"""Fused Adam (Kingma and Ba 2015): torch's kernel without ``torch.optim``.
 
-``torch.optim`` loads its compiler the first time that an optimiser is made, which takes seconds in every process that
-holds arms and serves nothing here.
+The first optimiser of ``torch.optim`` in a process imports torch's compiler, which takes seconds in every worker and is
+not used here.
 """
 
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 class Adam:
-    """The part of ``torch.optim.Adam(..., fused=True)`` that training needs, with the same numbers to the last bit.
+    """The part of ``torch.optim.Adam(..., fused=True)`` that training needs, with bitwise equal results.
 
     Args:
         lr: learning rate.
 
     Attributes:
-        state: parameter -> its number of steps and its two moments, once it has had a gradient.
-        param_groups: one, which holds the learning rate.
+        state: number of steps and two moments of each parameter that has had a gradient.
+        param_groups: a single group, with the learning rate.
     """
 
     betas, eps = (0.9, 0.999), 1e-8
@@ -29,7 +29,7 @@ class Adam:
         self.state: dict[Tensor, dict[str, Tensor]] = {}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Reset the gradients."""
         for parameter in self.parameters:
             if set_to_none:
                 parameter.grad = None
@@ -39,15 +39,15 @@ class Adam:
     @torch.no_grad()
     def step(self) -> None:
         """Update the parameters that have a gradient."""
-        moving = [parameter for parameter in self.parameters if parameter.grad is not None]
-        if not moving:
+        updated = [parameter for parameter in self.parameters if parameter.grad is not None]
+        if not updated:
             return
-        states = [self._state_of(parameter) for parameter in moving]
+        states = [self._state_of(parameter) for parameter in updated]
         steps, averages, squares = ([each[name] for each in states] for name in ("step", "exp_avg", "exp_avg_sq"))
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(
-            moving,
-            [parameter.grad for parameter in moving if parameter.grad is not None],
+            updated,
+            [parameter.grad for parameter in updated if parameter.grad is not None],
             averages,
             squares,
             [],

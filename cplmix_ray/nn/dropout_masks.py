@@ -1,18 +1,18 @@
-"""Random masks at a small price: whether a value is kept takes 1, 8 or 16 random bits, not a random number."""
+"""Dropout masks from 1, 8 or 16 random bits for each value instead of a random number."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-def kept(shape: tuple[int, ...], rate: float, generator: torch.Generator) -> tuple[Tensor, float]:
-    """Which values are kept when each is dropped with probability ``rate``.
+def dropout_mask(shape: tuple[int, ...], rate: float, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Mask of values that are kept when each is dropped with probability ``rate``.
 
-    A uniform number a value costs more than the matrix product that the value enters. The law is exact where the rate
-    is a whole number of 1/256, and else of the nearest whole number of 1/65536.
+    Drawing a uniform number for each value would take longer than the matrix product that follows. The rate is exact
+    for multiples of 1/256, and rounded to a multiple of 1/65536 otherwise.
 
     Returns:
-        A mask of zeros and ones, uint8, on the generator's device; and the probability of being kept, exactly.
+        The mask of zeros and ones, uint8, on the generator's device; and the exact probability of being kept.
     """
     bits = 1 if rate == 0.5 else 8 if (rate * 256).is_integer() else 16
     levels = 1 << bits
@@ -21,7 +21,7 @@ def kept(shape: tuple[int, ...], rate: float, generator: torch.Generator) -> tup
     for side in shape:
         n *= side
     words = torch.empty(-(-n * bits // 64), dtype=torch.int64, device=generator.device)
-    # All 64 bits: left alone, the sign would never be random.
+    # All 64 bits: by default the sign bit is not random.
     words.random_(torch.iinfo(torch.int64).min, None, generator=generator)
     if bits == 1:
         return _single_bits(words)[:n].view(shape), 0.5
@@ -41,7 +41,7 @@ def _single_bits(words: Tensor) -> Tensor:
 
 
 def _at_least(draws: Tensor, bound: int) -> Tensor:
-    """Zeros and ones; on the CPU NumPy compares integers many times as fast as torch."""
+    """Zeros and ones; on the CPU, NumPy compares integers many times faster than torch."""
     if draws.device.type == "cpu":
         return torch.from_numpy((draws.numpy() >= bound).view(np.uint8))
     return (draws >= bound).view(torch.uint8)

@@ -1,4 +1,4 @@
-"""Layers with a leading arm axis, so that a worker runs its arms as one batched matrix product."""
+"""Layers with a leading arm axis, so that a worker computes all its arms in one batched matrix product."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from cplmix_ray.nn.rows import Rows
 
 
 class ArmProduct(torch.autograd.Function):
-    """The batched product x_a W_a as one product an arm: on a CPU, twice as fast as the batched one."""
+    """The batched product x_a W_a as one product for each arm, which is twice as fast on a CPU."""
 
     @staticmethod
     def forward(ctx, x_ani: Tensor, weight_aio: Tensor) -> Tensor:  # type: ignore[override]
@@ -40,8 +40,8 @@ class PackedLinear(nn.Module):
     Args:
         n_sets: sets of weights: the arms held here, or 1 where all arms share one.
         n_in, n_out: widths.
-        bias: left out before a batch normalisation, which would cancel it: its gradient would be rounding error, and
-            Adam makes full steps of that.
+        bias: whether there is one. Batch normalisation would cancel it, its gradient would be rounding error, and Adam
+            would turn that into full steps.
     """
 
     def __init__(self, n_sets: int, n_in: int, n_out: int, bias: bool = True):
@@ -49,8 +49,8 @@ class PackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_sets, n_in, n_out))
         self.bias = nn.Parameter(torch.empty(n_sets, 1, n_out)) if bias else None
 
-    def draw(self, arm_set: int, generator: torch.Generator) -> None:
-        """Initialise one set uniformly within +-1/sqrt(n_in) from that arm's generator."""
+    def reset_parameters(self, arm_set: int, generator: torch.Generator) -> None:
+        """Initialise one set of weights uniformly within +-1/sqrt(n_in) from that arm's generator."""
         bound = 1.0 / math.sqrt(self.weight.shape[1])
         with torch.no_grad():
             for parameter in self.parameters():
@@ -69,16 +69,15 @@ class PackedLinear(nn.Module):
         return y_ano if self.bias is None else y_ano + self.bias
 
     def of_rows(self, rows: Sequence[Rows]) -> Tensor:
-        """The same for the cells of each arm, dense or sparse."""
+        """The same for the rows of each arm, dense or sparse."""
         y_ano = RowsProduct.apply(self.weight, rows)
         return y_ano if self.bias is None else y_ano + self.bias
 
 
-class Normalised(torch.autograd.Function):
-    """Each column of an arm's minibatch with mean 0 and variance 1, then scaled and shifted where there are weights.
+class BatchNormFunction(torch.autograd.Function):
+    """Batch normalisation, with scale and shift if there are weights; also returns mean and variance, each (A, 1, h).
 
-    The gradient is in closed form: left to autograd it takes four times as long. Also gives mean and variance, each
-    (A, 1, h).
+    The gradient is in closed form, which is four times faster than autograd.
     """
 
     @staticmethod
@@ -99,8 +98,8 @@ class Normalised(torch.autograd.Function):
     def backward(ctx, d_anh: Tensor, *_: Tensor):  # type: ignore[override]
         y_anh, scale_a1h, weight_s1h = ctx.saved_tensors
         here = torch.stack([column_means(d_anh), column_means(d_anh * y_anh)])
-        mean_a1h, slope_a1h = ctx.shards.average(here)
-        d_x = (d_anh - mean_a1h).addcmul_(y_anh, slope_a1h, value=-1.0)
+        mean_a1h, mean_dy_a1h = ctx.shards.average(here)
+        d_x = (d_anh - mean_a1h).addcmul_(y_anh, mean_dy_a1h, value=-1.0)
         if weight_s1h is None:
             return d_x.mul_(scale_a1h), None, None, None, None
         d_bias, d_weight = here * d_anh.shape[1]
@@ -110,7 +109,7 @@ class Normalised(torch.autograd.Function):
 
 
 def column_means(x_anh: Tensor) -> Tensor:
-    """Mean of each column over a minibatch, shape (A, 1, h); as a product with ones it takes a fraction of the time."""
+    """Mean over the minibatch, shape (A, 1, h); a product with ones is several times faster than ``mean``."""
     n_arms, n, _ = x_anh.shape
     return torch.bmm(x_anh.new_full((n_arms, 1, n), 1.0 / n), x_anh)
 
@@ -118,8 +117,8 @@ def column_means(x_anh: Tensor) -> Tensor:
 class PackedBatchNorm(nn.Module):
     """Batch normalisation of every arm over its own minibatch (Ioffe and Szegedy 2015).
 
-    Where a minibatch is shared out (``shards``), mean and variance are those of the whole. The running statistics are
-    kept per arm even where the affine parameters are shared: arms see other copies.
+    If the minibatch is split over workers (``shards``), mean and variance are those of the whole minibatch. Running
+    statistics are kept for each arm even if the affine parameters are shared, as arms get differently augmented cells.
     """
 
     momentum, eps = 0.05, 1e-3
@@ -136,7 +135,7 @@ class PackedBatchNorm(nn.Module):
 
     def forward(self, x_anh: Tensor) -> Tensor:
         if self.training:
-            y_anh, mean, var = Normalised.apply(x_anh, self.weight, self.bias, self.eps, self.shards)
+            y_anh, mean, var = BatchNormFunction.apply(x_anh, self.weight, self.bias, self.eps, self.shards)
             with torch.no_grad():
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(var, self.momentum)
@@ -146,7 +145,7 @@ class PackedBatchNorm(nn.Module):
 
 
 class PackedMLP(nn.Module):
-    """Hidden layers: linear, batch normalisation where asked for, ReLU."""
+    """Hidden layers: linear, optional batch normalisation, ReLU."""
 
     def __init__(self, n_sets: int, n_arms: int, widths: tuple[int, ...], batch_norm: bool):
         super().__init__()

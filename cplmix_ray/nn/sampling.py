@@ -1,4 +1,4 @@
-"""Reparameterised samples; the noise comes in from outside, as each arm draws its own from its own generator."""
+"""Reparameterised samples. The noise is an argument, as each arm draws it from its own generator."""
 
 import torch
 from torch import Tensor

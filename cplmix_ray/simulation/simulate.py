@@ -1,7 +1,8 @@
-"""The whole way from settings to cells."""
+"""Simulation of cells from settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 
 import anndata
 import numpy as np
@@ -9,26 +10,32 @@ import pandas as pd
 import scipy.sparse as sp
 
 from cplmix_ray.config.yaml_file import yaml_text
-from cplmix_ray.simulation.abundance import abundances
-from cplmix_ray.simulation.counts import expected_counts, sample_counts
-from cplmix_ray.simulation.expression import along_state, state_effects, type_programmes
-from cplmix_ray.simulation.names import gene_names, subclass_names
+from cplmix_ray.data.preprocessing.genes import read_gene_list
+from cplmix_ray.simulation.expression import (
+    abundances,
+    along_state,
+    expected_counts,
+    sample_counts,
+    state_effects,
+    type_programmes,
+)
 from cplmix_ray.simulation.settings import Simulation
-from cplmix_ray.simulation.tree import Tree, random_tree
-from cplmix_ray.simulation.tree_file import read_tree
+from cplmix_ray.simulation.tree import Tree, random_tree, read_tree
+from cplmix_ray.utils.errors import InputError
 from cplmix_ray.version import __version__
 
 CHUNK = 500
-"""Cells that are drawn at once."""
+"""Cells whose counts are drawn at once."""
+DEFAULT_GENES = 5032
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of the cells before a molecule is counted.
+    """Ground truth of the cells, before counts are drawn.
 
     Attributes:
         log_rate_tg: log-expression of each type at state 0.
-        effect_dtg: what each dimension of the state does to it.
+        effect_dtg: effect of each dimension of the state on it.
         marker_g: genes that may differ between types.
         type_n, state_nd, library_n: type (in the order of the tree's leaves), state and expected counts of each cell.
     """
@@ -52,10 +59,10 @@ class Truth:
 
 
 def draw_truth(settings: Simulation) -> Truth:
-    """Types, states and programmes; every purpose has a generator of its own.
+    """Draw types, states and expression; every purpose has its own generator.
 
     Raises:
-        InputError: a file cannot be used, or the numbers do not fit together.
+        InputError: a file cannot be used, or settings contradict each other.
     """
     of_tree, of_genes, of_types, of_states, of_cells = (_generator(settings, purpose) for purpose in range(5))
     tree = random_tree(settings.types, of_tree) if settings.tree is None else read_tree(settings.tree)
@@ -80,10 +87,10 @@ def simulate(settings: Simulation, advance: Callable[[int], None] = lambda cells
     """Cells with counts in X (CSR, int32) and the truth in obs, var, varm and uns.
 
     Args:
-        advance: told how many cells there are, again and again.
+        advance: called with the number of cells simulated so far.
 
     Raises:
-        InputError: a file cannot be used, or the numbers do not fit together.
+        InputError: a file cannot be used, or settings contradict each other.
     """
     truth = draw_truth(settings)
     dispersion, dropout = settings.of_technology("dispersion"), settings.of_technology("dropout")
@@ -129,3 +136,32 @@ def _annotated(counts_ng: sp.csr_matrix, truth: Truth, settings: Simulation) -> 
         "heights": truth.tree.heights,
     }
     return adata
+
+
+def gene_names(path: str | None, n_genes: int | None) -> list[str]:
+    """The first genes of a file with one name on each line, or generated names.
+
+    Raises:
+        InputError: the file is missing, damaged or too short.
+    """
+    if path is None:
+        n_genes = n_genes or DEFAULT_GENES
+        return [f"gene_{i:0{len(str(n_genes))}d}" for i in range(1, n_genes + 1)]
+    names = read_gene_list(path, "--gene-names")[:n_genes]
+    if len(names) < (n_genes or 10):
+        raise InputError(f"{path} names {len(names)} genes, fewer than --genes {n_genes or 10}.")
+    return names
+
+
+def subclass_names(tree: Tree, n: int) -> list[str]:
+    """Subclass of each leaf: the tree is cut into about n branches, named by the words that their leaves share."""
+    name_of: dict[int, str] = {}
+    taken: set[str] = set()
+    for node in tree.cut(n):
+        leaves = tree.below(node)
+        words = [tree.labels[leaf].split() for leaf in leaves]
+        shared = " ".join(w[0] for w in takewhile(lambda w: len(set(w)) == 1, zip(*words, strict=False)))
+        name = shared if shared and shared not in taken else f"{shared} {tree.labels[node]}".strip()
+        taken.add(name)
+        name_of.update(dict.fromkeys(leaves, name))
+    return [name_of[leaf] for leaf in tree.leaves]

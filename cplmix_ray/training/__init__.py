@@ -1,1 +1,1 @@
-"""The training loop, its batch sources and callbacks; runs from start to end."""
+"""The training loop, its batch sources and events."""

@@ -1,146 +1,138 @@
-"""The training loop of one worker: a generator of events, the same wherever it runs."""
+"""The training loop of one worker: a generator of events, the same on every engine and for every model family."""
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cplmix_ray.augmentations.build import build_copies
-from cplmix_ray.collectives.arm_sum import ArmSum
-from cplmix_ray.collectives.process_groups import Peers
+from cplmix_ray.collectives.process_groups import ProcessGroups
 from cplmix_ray.collectives.shards import Shards
-from cplmix_ray.config import Config
-from cplmix_ray.data.device_transfer import row_reader
-from cplmix_ray.data.training_set import TrainingSet, copies_for
-from cplmix_ray.distributed.events import Evaluated, Event, Logged, Snapshot
-from cplmix_ray.evaluation.inference import posteriors
-from cplmix_ray.models.cplmixvae.arm_group import ArmGroup
-from cplmix_ray.models.cplmixvae.category_merging import merge_categories
-from cplmix_ray.models.cplmixvae.schedules import lr_at, weights_at
-from cplmix_ray.models.cplmixvae.training_step import Exercise, draw_copies, train_step
-from cplmix_ray.training.batch_source import Supply, open_supply
+from cplmix_ray.config import RunConfig
+from cplmix_ray.data.training_set import TrainingSet
+from cplmix_ray.evaluation.inference import infer_rows
+from cplmix_ray.models.base import Batch, Family, Model, Parts, Report, TrainingContext
+from cplmix_ray.models.finite_checks import require_finite_outputs, require_finite_parts
+from cplmix_ray.models.registry import family_of
+from cplmix_ray.training.batch_source import BatchSource, open_batch_source
+from cplmix_ray.training.events import Evaluated, Event, Logged, Snapshot
 from cplmix_ray.utils.errors import InputError
-from cplmix_ray.utils.finite_checks import require_finite_posteriors, require_finite_tensors
+from cplmix_ray.utils.extensions import load_extensions
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins: after ``step`` steps, from the arms' saved tensors (None: from the seed)."""
+    """Start of training: after ``step`` steps, from saved parts (None: from the seed)."""
 
     step: int = 0
-    arms: dict[int, dict[str, Tensor]] | None = None
+    parts: Parts | None = None
 
 
-def log_abundances(guess_n: Tensor, n_categories: int) -> Tensor:
-    """Log of the share of each guessed category, shape (K,); one that is not used has half a cell."""
-    cells_k = torch.bincount(guess_n, minlength=n_categories).float().clamp_min(0.5)
-    return (cells_k / cells_k.sum()).log()
-
-
-def train_arms(
-    config: Config,
+def training_loop(
+    config: RunConfig,
     data: TrainingSet,
-    arms: Sequence[int],
+    units: Sequence[int],
     device: torch.device,
     start: Start,
-    peers: Peers | None = None,
+    groups: ProcessGroups | None = None,
 ) -> Iterator[Event]:
-    """Train ``arms`` of the run; the others train with the ``peers``, or are all here where there are none.
+    """Train some units of a run.
+
+    Args:
+        groups: the workers that train the other units; None if there are none.
 
     Yields:
-        Terms of the objective every ``log_every`` steps, posteriors every ``evaluate_every``, snapshots every
-        ``checkpoint_every`` and at the end. Where several workers hold the same arms, the first tells of them; what
-        the others tell holds no arm, and in snapshots their own generators.
+        Terms of the objective every ``log_every`` steps, outputs for the validation cells every ``evaluate_every``
+        steps, snapshots every ``checkpoint_every`` steps, and all of them at the end. If several workers have the same
+        units, the first reports for all: the events of the others contain no values, and their snapshots only their
+        random generators.
 
     Raises:
-        InputError: a minibatch cannot be shared out evenly, or cells that stay on disk cannot be read.
-        NonFiniteError: a term, a gradient, a posterior, a weight or a statistic is not finite.
+        InputError: a minibatch cannot be divided evenly, or cells on disk cannot be read.
+        NonFiniteError: a term, a gradient, an output, a weight or a statistic is not finite.
     """
-    with open_supply(data, config) as supply:
-        yield from _train(config, data, supply, arms, device, start, peers or Peers.alone(config.placement.replicas))
+    load_extensions()
+    groups = groups or ProcessGroups.single_process(config.placement.replicas)
+    family = family_of(config)
+    with open_batch_source(data, config, device, family.sampler_key) as batches:
+        yield from _train(config, data, batches, family, units, device, start, groups)
 
 
 def _train(
-    config: Config,
+    config: RunConfig,
     data: TrainingSet,
-    supply: Supply,
-    arms: Sequence[int],
+    batches: BatchSource,
+    family: Family,
+    units: Sequence[int],
     device: torch.device,
     start: Start,
-    peers: Peers,
+    groups: ProcessGroups,
 ) -> Iterator[Event]:
-    training = config.training
-    shards = peers.shards
+    training, shards = config.training, groups.shards
     n_steps = training.steps(len(data.train_idx))
-    ours = None if start.arms is None else {arm: start.arms[arm] for arm in arms}
-    worker = ArmGroup(config, data.preparation, arms, device, ours, start.step, shards)
-    chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data, supply.stand_ins)
-    guess = None if data.guess is None or not config.guesses else torch.as_tensor(data.guess)
-    prior = None if guess is None else log_abundances(guess[data.train_idx], config.model.n_categories).to(device)
-    exercise = Exercise(config, row_reader(supply.values_ng, device), chain, n_steps, ArmSum(peers.arms), prior)
-    _require_even_shares(min(training.batch_size, len(data.train_idx)), shards.n)
-    begun = time.perf_counter()
+    model = family.build(config, data.preparations, units, device)
+    model.start_training(TrainingContext(data, batches, groups, n_steps, start.step), start.parts)
+    require_even_shards(config, len(data.train_idx))
+    unit_of = {part: unit for unit, parts in enumerate(family.units(config)) for part in parts}
+    started = time.perf_counter()
 
     for step in range(start.step, n_steps):
-        idx_n = supply.batch(step)
-        guess_n = None if guess is None else guess[here(idx_n, shards)].to(device)
-        terms, distance = train_step(worker, exercise, draw_copies(worker, exercise, idx_n), step, guess_n)
+        report = model.training_step(Batch(batches.batch(step), batches, shards), step)
         done = step + 1
-        peers.tell(done)
+        groups.on_step(done)
         last = done == n_steps
-        # In the first stage whatever is scored or saved has its fine categories merged as they would be then.
-        shown = last or done % training.evaluate_every == 0 or done % training.checkpoint_every == 0
-        first_stage = config.alignment.align_steps
-        if config.model.overcluster > 1 and (done == first_stage or (done < first_stage and shown)):
-            merge_categories(worker, exercise, supply.at_hand, done)
+        evaluated = last or done % training.evaluate_every == 0
+        saved = last or done % training.checkpoint_every == 0
+        model.after_step(done, evaluated or saved)
         if done % training.log_every == 0 or last:
-            terms, distance = whole_minibatch(terms, distance, shards)
-            per_arm = {name: value.tolist() if shards.speaks else [] for name, value in terms.items()}
-            common = {
-                "distance": float(distance),
-                "lam": weights_at(step, config).lam,
-                "lr": lr_at(step, n_steps, training),
-            }
-            seconds = time.perf_counter() - begun
-            yield Logged(done, per_arm, common, seconds, exercise.arm_sum.waited, exercise.arm_sum.sent)
-        if (done % training.evaluate_every == 0 or last) and len(data.val_idx):
-            yield _validation(worker, exercise, data.val_idx, done)
-        if done % training.checkpoint_every == 0 or last:
-            snapshot = Snapshot(done, worker.snapshot())
-            require_finite_tensors(snapshot.arms, step)
+            terms, shared = _whole_minibatch(report, shards)
+            by_unit = {name: value.tolist() if shards.reports else [] for name, value in terms.items()}
+            scalars = {name: float(value) for name, value in shared.items()}
+            seconds = time.perf_counter() - started
+            yield Logged(done, by_unit, scalars, report.settings, seconds, report.waited, report.sent)
+        if evaluated and len(data.val_idx):
+            yield _evaluated(model, family, batches, data, done, shards)
+        if saved:
+            snapshot = Snapshot(done, model.parts())
+            require_finite_parts(snapshot.parts, step, unit_of, family.unit)
             yield snapshot
 
 
-def here(idx_n: np.ndarray, shards: Shards) -> np.ndarray:
-    """Of the rows of a minibatch, those that this worker holds."""
-    shares = np.split(idx_n, shards.n)
-    return np.concatenate([shares[shard] for shard in shards.held])
-
-
-def whole_minibatch(terms: dict[str, Tensor], distance: Tensor, shards: Shards) -> tuple[dict[str, Tensor], Tensor]:
-    """Terms and distance averaged over the shares of the minibatch."""
+def _whole_minibatch(report: Report, shards: Shards) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Terms and shared values, averaged over the shards of the minibatch."""
     if shards.group is None:
-        return terms, distance
-    packed = torch.stack([*terms.values(), distance.expand_as(next(iter(terms.values())))]).float()
-    *values, distances = shards.average(packed)
-    return dict(zip(terms, values, strict=True)), distances[0]
+        return report.terms, report.shared
+    like = next(iter(report.terms.values()))
+    packed = torch.stack([*report.terms.values(), *(value.expand_as(like) for value in report.shared.values())]).float()
+    averaged = shards.average(packed)
+    terms = dict(zip(report.terms, averaged, strict=False))
+    return terms, {name: value[0] for name, value in zip(report.shared, averaged[len(terms) :], strict=True)}
 
 
-def _validation(worker: ArmGroup, exercise: Exercise, val_idx: np.ndarray, done: int) -> Evaluated:
-    """Posteriors and reconstruction of this worker's arms; of none where another worker tells of them."""
-    if not worker.shards.speaks:
-        return Evaluated(done, np.zeros((0, len(val_idx), exercise.config.model.n_categories), np.float32), [])
-    log_q_ank, reconstruction = posteriors(worker.network, exercise.rows, val_idx)
-    require_finite_posteriors(log_q_ank, reconstruction, worker.arms, done - 1, "validation cells")
-    return Evaluated(done, log_q_ank, reconstruction)
+def _evaluated(
+    model: Model, family: Family, batches: BatchSource, data: TrainingSet, done: int, shards: Shards
+) -> Evaluated:
+    """Outputs of this worker's units for the validation cells; empty if another worker reports them."""
+    if not shards.reports or not family.validated:
+        return Evaluated(done, {})
+    outputs = infer_rows(model, family, batches, data, data.val_idx, family.validated)
+    require_finite_outputs(outputs, family, model.units, done - 1, "validation cells")
+    return Evaluated(done, outputs)
 
 
-def _require_even_shares(batch_size: int, replicas: int) -> None:
+def require_even_shards(config: RunConfig, n_train: int) -> None:
+    """Check that a minibatch can be divided among the replicas.
+
+    Args:
+        n_train: number of training cells.
+
+    Raises:
+        InputError: it cannot be divided evenly.
+    """
+    batch_size, replicas = min(config.training.batch_size, n_train), config.placement.replicas
     if batch_size % replicas:
         raise InputError(
-            f"A minibatch of {batch_size} cells cannot be shared out evenly among --replicas {replicas}; choose a "
+            f"A minibatch of {batch_size} cells cannot be divided evenly among --replicas {replicas}; choose a "
             f"--batch-size that is a multiple of it."
         )

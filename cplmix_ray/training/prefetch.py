@@ -1,4 +1,4 @@
-"""Rows on disk for the loop: a buffer in memory serves minibatches while the next one is read."""
+"""Prefetching of cells on disk: minibatches are served from a buffer in memory while the next buffer is read."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,145 +9,149 @@ from types import TracebackType
 import numpy as np
 import scipy.sparse as sp
 
-from cplmix_ray.data.matrix.hdf5_matrix import Block
-from cplmix_ray.data.matrix.on_disk import ReadRows, RowsOnDisk
-from cplmix_ray.data.neighbors.index import Places
-from cplmix_ray.training.sampler import BlockOrder, Buffer
+from cplmix_ray.data.matrix.base import Matrix, RowReader
+from cplmix_ray.data.matrix.block import Block, contiguous
+from cplmix_ray.data.neighbors.index import NeighborIndex
+from cplmix_ray.training.sampler import BlockSampler, Buffer
 
-PIECE = 4096
-"""Cells that the reader reads between two looks at whether it is still wanted."""
+CHUNK = 4096
+"""Cells that are read at once; between chunks the reading thread can be stopped."""
 
 
 @dataclass(frozen=True)
-class Load:
-    """What is in memory of a buffer.
+class LoadedBuffer:
+    """Content of a buffer.
 
     Attributes:
         block: its rows, in ascending order.
-        near_nk: neighbours of each cell, as positions among the rows; None where copies need none.
+        near_nj: neighbors of each cell, as positions among these rows; None if augmentations need none.
     """
 
     block: Block
-    near_nk: np.ndarray | None
+    near_nj: np.ndarray | None
 
 
-class Feed(ReadRows):
-    """Two buffers of bounded size, filled by a thread of its own: HDF5 and NumPy let go of Python while they work.
+class Prefetcher(RowReader):
+    """Two buffers of bounded size, filled by a thread (HDF5 and NumPy release Python's global lock while they work).
 
-    To be used as a context, at the end of which thread and file are gone, whatever happened.
+    A context manager: at its end the thread and the file are closed, also after an error.
 
     Args:
-        order: of the training cells.
-        kept_idx: rows that are asked for again and again, ascending: they are read once, when they first are.
-        n_steps: beyond them nothing is read.
-        places: of the cells, where neighbours are wanted.
+        matrix: the cells on disk.
+        sampler: the minibatches and the buffers they belong to.
+        cached_idx: ascending rows that are read repeatedly, such as the validation cells; they are kept in memory from
+            the first time on.
+        n_steps: number of steps of the run, after which nothing is prefetched.
+        neighbor_index: index of the cells if neighbors are needed.
 
     Attributes:
-        most_rows: the largest number of rows of buffers that were in memory, or on their way there, at a time.
+        peak_rows: the largest number of rows of buffers that were in memory or being read at a time.
     """
 
     def __init__(
         self,
-        on_disk: RowsOnDisk,
-        order: BlockOrder,
-        kept_idx: np.ndarray,
+        matrix: Matrix,
+        sampler: BlockSampler,
+        cached_idx: np.ndarray,
         n_steps: int,
-        places: Places | None = None,
+        neighbor_index: NeighborIndex | None = None,
     ):
-        self.on_disk, self.order, self.n_steps = on_disk, order, n_steps
-        self.places, self.kept_idx, self.most_rows = places, kept_idx, 0
-        self._kept: Block = None
+        self.matrix, self.sampler, self.n_steps = matrix, sampler, n_steps
+        self.neighbor_index, self.cached_idx, self.peak_rows = neighbor_index, cached_idx, 0
+        self._cached: Block = None
         self._stack = ExitStack()
-        self._present: Buffer | None = None
-        self._load: Load | None = None
-        self._next: tuple[Buffer, Future[Load | None]] | None = None
+        self._buffer: Buffer | None = None
+        self._loaded: LoadedBuffer | None = None
+        self._next: tuple[Buffer, Future[LoadedBuffer | None]] | None = None
         self._stopped = False
 
-    def __enter__(self) -> "Feed":
-        self._read: Callable[[np.ndarray], Block] = self._stack.enter_context(self.on_disk.opened())
+    def __enter__(self) -> "Prefetcher":
+        self._read: Callable[[np.ndarray], Block] = self._stack.enter_context(self.matrix.opened())
         self._thread = self._stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="cells"))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stopped = True
-        self._load = self._next = self._kept = None
+        self._loaded = self._next = self._cached = None
         self._stack.close()
 
     @property
-    def values_ng(self) -> "Feed":
+    def reader(self) -> "Prefetcher":
         return self
 
     def batch(self, step: int) -> np.ndarray:
-        """Rows of the minibatch of ``step``, whose buffer is in memory from now on.
+        """Rows of the minibatch of ``step``; its buffer is loaded first if necessary.
 
         Raises:
-            InputError: the file is gone or broken.
+            InputError: the file is missing or damaged.
         """
-        if self._present is None or not self._present.first <= step < self._present.last:
-            self._turn(step)
-        return self.order.batch(step)
+        if self._buffer is None or not self._buffer.first <= step < self._buffer.last:
+            self._advance(step)
+        return self.sampler.batch(step)
 
     @property
-    def at_hand(self) -> np.ndarray:
-        assert self._present is not None
-        return self._present.idx_n
+    def available(self) -> np.ndarray:
+        """Rows of the current buffer, ascending."""
+        assert self._buffer is not None
+        return self._buffer.idx_n
 
     def rows(self, idx_n: np.ndarray) -> Block:
-        """Rows from the buffer or from those that are kept; from the file where one of them is in neither."""
-        at_n, there_n = _positions(None if self._present is None else self._present.idx_n, idx_n)
-        if self._load is not None and there_n.all():
-            return self._load.block[at_n]
-        at_n, there_n = _positions(self.kept_idx, idx_n)
-        if not there_n.all():
-            return self.on_disk.rows(idx_n)
-        if self._kept is None:
-            self._kept = self.on_disk.rows(self.kept_idx)
-        return self._kept[at_n]
+        """Rows from the buffer or the cached rows; from the file if some of them are in neither."""
+        at_n, found_n = _positions(None if self._buffer is None else self._buffer.idx_n, idx_n)
+        if self._loaded is not None and found_n.all():
+            return contiguous(self._loaded.block[at_n])
+        at_n, found_n = _positions(self.cached_idx, idx_n)
+        if not found_n.all():
+            return self.matrix.rows(idx_n)
+        if self._cached is None:
+            self._cached = self.matrix.rows(self.cached_idx)
+        return contiguous(self._cached[at_n])
 
-    def stand_ins(self, idx_n: np.ndarray, pick_n: np.ndarray) -> np.ndarray:
-        """The picked neighbour of each cell; the cell itself where none is picked, or it is not in the buffer."""
-        assert self._load is not None and self._load.near_nk is not None
-        at_n, there_n = _positions(self.at_hand, idx_n)
-        k = self._load.near_nk.shape[1]
-        neighbour_n = self.at_hand[self._load.near_nk[at_n, pick_n.clip(max=k - 1)]]
-        return np.where((pick_n < k) & there_n, neighbour_n, idx_n)
+    def pick_neighbors(self, idx_n: np.ndarray, pick_n: np.ndarray) -> np.ndarray:
+        """Neighbor number ``pick_n`` of each cell; the cell itself if there is none, or it is not in the buffer."""
+        assert self._loaded is not None and self._loaded.near_nj is not None
+        at_n, found_n = _positions(self.available, idx_n)
+        n_near = self._loaded.near_nj.shape[1]
+        neighbor_n = self.available[self._loaded.near_nj[at_n, pick_n.clip(max=n_near - 1)]]
+        return np.where((pick_n < n_near) & found_n, neighbor_n, idx_n)
 
-    def _turn(self, step: int) -> None:
-        wanted = self.order.buffer_at(step)
+    def _advance(self, step: int) -> None:
+        """Make the buffer of ``step`` the current one, and start to read the one after it."""
+        wanted = self.sampler.buffer_at(step)
         if self._next is None or self._next[0].number != wanted.number:
-            self._ask(wanted)
+            self._prefetch(wanted)
         assert self._next is not None
-        coming, reading = self._next
-        self._present = self._load = None  # before it is waited for: the next one may be all but there
-        self._load = reading.result()
-        self._present, self._next = coming, None
-        if coming.last < self.n_steps:
-            self._ask(self.order.buffer_at(coming.last))
+        buffer, reading = self._next
+        self._buffer = self._loaded = None  # released before the wait, when the next one may be almost complete
+        self._loaded = reading.result()
+        self._buffer, self._next = buffer, None
+        if buffer.last < self.n_steps:
+            self._prefetch(self.sampler.buffer_at(buffer.last))
 
-    def _ask(self, buffer: Buffer) -> None:
-        held = self._present
-        if held is not None and np.array_equal(held.idx_n, buffer.idx_n):
-            # All training cells fit into one buffer: it stays for good.
-            same: Future[Load | None] = Future()
-            same.set_result(self._load)
+    def _prefetch(self, buffer: Buffer) -> None:
+        current = self._buffer
+        if current is not None and np.array_equal(current.idx_n, buffer.idx_n):
+            # All training cells fit into one buffer, which is kept.
+            same: Future[LoadedBuffer | None] = Future()
+            same.set_result(self._loaded)
             self._next = buffer, same
             return
-        self.most_rows = max(self.most_rows, len(buffer.idx_n) + (0 if held is None else len(held.idx_n)))
-        self._next = buffer, self._thread.submit(self._fill, buffer.idx_n)
+        self.peak_rows = max(self.peak_rows, len(buffer.idx_n) + (0 if current is None else len(current.idx_n)))
+        self._next = buffer, self._thread.submit(self._load, buffer.idx_n)
 
-    def _fill(self, idx_n: np.ndarray) -> Load | None:
-        """On the thread: rows in pieces, so that only the chosen genes of most of them are there at a time."""
-        pieces = []
-        for at in range(0, len(idx_n), PIECE):
+    def _load(self, idx_n: np.ndarray) -> LoadedBuffer | None:
+        """Read rows, on the thread; in chunks, so that unselected genes of few rows are in memory at a time."""
+        chunks = []
+        for at in range(0, len(idx_n), CHUNK):
             if self._stopped:
                 return None
-            pieces.append(self._read(idx_n[at : at + PIECE]))
-        block = sp.vstack(pieces, format="csr") if sp.issparse(pieces[0]) else np.concatenate(pieces)
-        return Load(block, None if self.places is None else self.places.near(idx_n))
+            chunks.append(self._read(idx_n[at : at + CHUNK]))
+        block = sp.vstack(chunks, format="csr") if sp.issparse(chunks[0]) else np.concatenate(chunks)
+        return LoadedBuffer(block, None if self.neighbor_index is None else self.neighbor_index.neighbors(idx_n))
 
 
 def _positions(among: np.ndarray | None, idx_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where rows are among others, which ascend, and whether they are."""
+    """Positions of rows among ascending ``among``, and whether each is there."""
     if among is None or not len(among):
         return np.zeros(len(idx_n), int), np.zeros(len(idx_n), bool)
     at_n = np.searchsorted(among, idx_n).clip(max=len(among) - 1)

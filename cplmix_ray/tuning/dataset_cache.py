@@ -1,7 +1,6 @@
-"""One actor that prepares data sets for the trials, each kind once, and keeps them in the object store."""
+"""An actor that prepares data sets for the trials, each kind once, and holds them in Ray's object store."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,32 +10,27 @@ import ray
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cplmix_ray.config import Config
+from cplmix_ray.config import RunConfig
 from cplmix_ray.data.dataset import Dataset
 from cplmix_ray.data.source import Source
 from cplmix_ray.distributed.object_store import StoredSet
-from cplmix_ray.tuning.heartbeat import Pulses
+from cplmix_ray.models.registry import family_of
 from cplmix_ray.utils.errors import InputError
+from cplmix_ray.utils.extensions import load_extensions
 
-_KEPT = 8
-"""Data sets that stay on the shelf when searches vary the data itself; trials under way keep theirs in any case."""
+_SIZE = 8
+"""Data sets that are held when searches vary the data itself; running trials keep theirs in any case."""
 
-_GRACE = 5.0
-"""Seconds in which a keeper ends by itself."""
+_END_SECONDS = 5.0
+"""Time in which the actor ends by itself."""
 
 
 @dataclass(frozen=True)
 class StoredData:
-    """A data set whose cells are in the object store; of the rest, what is ``known`` travels with this."""
+    """A data set whose cells are in the object store; the rest, ``known``, is pickled with this object."""
 
     stored: StoredSet
     known: dict[str, Any]
-
-    @classmethod
-    def put(cls, data: Dataset, values: list | None) -> "StoredData":
-        """Put the cells, or only what differs where their ``values`` are in the store already."""
-        known = {name: value for name, value in vars(data).items() if name != "training"}
-        return cls(StoredSet.put(data.training, values), known)
 
     def dataset(self) -> Dataset:
         """The data set, its arrays read-only views of the store."""
@@ -44,93 +38,80 @@ class StoredData:
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, concurrency_groups={"source": 1, "end": 1})  # type: ignore[call-overload]
-class _Keeper:
-    """Runs as an actor without a device of its own, on the driver's node.
+class _DatasetActor:
+    """Runs without a device on the driver's node. If it dies, Ray restarts it and it prepares the data sets again."""
 
-    One that has died comes again, and prepares what it is asked for once more.
-    """
-
-    def __init__(self, build: Callable[[Source, Config], Dataset], pulses: Pulses | None) -> None:
-        if pulses is not None:
-            pulses.beat()
-        self.build, self.told, self.over = build, threading.Event(), threading.Event()
-        self.values: OrderedDict[str, list] = OrderedDict()
-        self.sets: OrderedDict[str, StoredData] = OrderedDict()
+    def __init__(self, build: Callable[[Source, RunConfig], Dataset], register: Callable[[], None]) -> None:
+        register()
+        load_extensions()
+        self.build, self.ready, self.over = build, threading.Event(), threading.Event()
+        self.values: dict[str, list] = {}
+        self.sets: dict[str, StoredData] = {}
 
     @ray.method(concurrency_group="source")
-    def keep(self, source: list) -> None:
-        """Take the source, and return at the end only: Ray makes calls under way once more to a keeper that has died
-        and starts again. (Handed to a constructor, Ray warns of its loss; handed on by the trials, it stays for good.)
+    def hold(self, source: list) -> None:
+        """Take the source, and return at the end only: Ray repeats unfinished calls to an actor that it starts again.
+
+        As an argument of the constructor, Ray would warn of its loss; passed by the trials, it would never be freed.
         """
         self.source = source
-        self.told.set()
+        self.ready.set()
         self.over.wait()
 
     @ray.method(concurrency_group="end")
     def end(self) -> None:
         self.over.set()
 
-    def get(self, config: Config) -> StoredData:
-        self.told.wait()
-        values_key = repr((config.input, config.model.likelihood))
-        key = repr((values_key, config.copies, config.seed, config.ensemble_of))
+    def get(self, config: RunConfig) -> StoredData:
+        self.ready.wait()
+        values_key, key = (repr((config.family, each)) for each in family_of(config).dataset_keys(config))
         if key not in self.sets:
             data = self.build(ray.get(self.source[0]), config)
-            stored = self.sets[key] = StoredData.put(data, self.values.get(values_key))
-            self.values[values_key] = stored.stored.values
-            _forget(self.sets)
-            _forget(self.values)
+            stored = StoredSet.put(data.training, self.values.get(values_key))
+            known = {name: value for name, value in vars(data).items() if name != "training"}
+            self.sets[key], self.values[values_key] = StoredData(stored, known), stored.values
+            for cache in (self.sets, self.values):
+                while len(cache) > _SIZE:
+                    del cache[next(iter(cache))]  # type: ignore[attr-defined]
         return self.sets[key]
-
-    def n_values(self) -> int:
-        return len(self.values)
-
-
-def _forget(kept: OrderedDict) -> None:
-    while len(kept) > _KEPT:
-        kept.popitem(last=False)
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """The handle of the keeper; to be passed on to other processes as it is."""
+class DatasetCache:
+    """Handle of the actor, which can be pickled and used in other processes."""
 
-    keeper: Any
+    actor: Any
 
-    def get(self, config: Config) -> StoredData:
-        """The data set of a run, prepared by the first who asks.
+    def get(self, config: RunConfig) -> StoredData:
+        """The data set of a run, prepared at the first request.
 
         Raises:
             InputError: the settings do not fit the data.
         """
         try:
-            return ray.get(self.keeper.get.remote(config))
+            return ray.get(self.actor.get.remote(config))
         except RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise error.cause from None
             raise
 
-    def n_values(self) -> int:
-        """How many differently prepared matrices are in the store."""
-        return ray.get(self.keeper.n_values.remote())
-
 
 @contextmanager
-def shelf_of(
-    source: Source, build: Callable[[Source, Config], Dataset], pulses: Pulses | None = None
-) -> Iterator[Shelf]:
-    """A shelf on this node; when it is left, the object store holds nothing of it.
+def dataset_cache(
+    source: Source, build: Callable[[Source, RunConfig], Dataset], register: Callable[[], None] = lambda: None
+) -> Iterator[DatasetCache]:
+    """A cache on this node; when the context is left, nothing of it remains in the object store.
 
     Args:
-        source: the cells as read; they go to the object store once.
-        build: makes a data set of the source for the settings of a run.
-        pulses: where the keeper leaves signs of life, in case that it is frozen.
+        source: the cells as read; they are put into the object store once.
+        build: makes a data set from the source for the settings of a run.
+        register: called in the actor's process as it begins.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    keeper: Any = _Keeper.options(scheduling_strategy=here).remote(build, pulses)  # type: ignore[attr-defined]
-    kept = keeper.keep.remote([ray.put(source)])
+    actor: Any = _DatasetActor.options(scheduling_strategy=here).remote(build, register)  # type: ignore[attr-defined]
+    held = actor.hold.remote([ray.put(source)])
     try:
-        yield Shelf(keeper)
+        yield DatasetCache(actor)
     finally:
-        ray.wait([keeper.end.remote(), kept], num_returns=2, timeout=_GRACE)  # it may stand still
-        ray.kill(keeper)
+        ray.wait([actor.end.remote(), held], num_returns=2, timeout=_END_SECONDS)  # it may be stopped
+        ray.kill(actor)

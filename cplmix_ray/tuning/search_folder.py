@@ -1,22 +1,23 @@
-"""The folder of a search and the names in it that people script against."""
+"""The folder of a search and the names in it that users script against."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cplmix_ray.checkpoints.run_folder import RunFolder, require_writable
+from cplmix_ray.checkpoints.run_folder import RunFolder
+from cplmix_ray.utils.durable import require_writable
 from cplmix_ray.utils.errors import InputError
 
 
 class TrialFolder:
-    """One trial: a run folder for each seed, how it stands, its reports, why it failed if it did, and when it has taken
-    the weights of another.
+    """Paths of one trial: a run folder per seed, trial.json, reports.jsonl, failure.json where it failed, and
+    taken.json where it took the weights of another trial.
     """
 
     def __init__(self, path: Path, tensorboard: Path):
         self.path, self.tensorboard = path, tensorboard
-        self.entry = path / "trial.json"
+        self.record = path / "trial.json"
         self.reports = path / "reports.jsonl"
         self.failure = path / "failure.json"
         self.taken = path / "taken.json"
@@ -26,10 +27,8 @@ class TrialFolder:
 
 
 class SearchFolder:
-    """Paths of a search: search.yaml, results.csv, figure.png, best/, tensorboard/, trials/, and of population based
-    training exchanges.jsonl.
-
-    Nothing is read from the tune/ of an older version.
+    """Paths of a search: search.yaml, results.csv, figure.png, best/, tensorboard/, trials/, and with population based
+    training exchanges.jsonl. ``older`` marks a search of an older version, of which nothing is read.
     """
 
     def __init__(self, path: str | Path):
@@ -47,17 +46,17 @@ class SearchFolder:
         return TrialFolder(self.trials / name, self.tensorboard / name)
 
     def next_trial(self) -> str:
-        """A name that no trial has yet; it is taken at once, also for a later process."""
+        """A name that no trial has yet; its folder is made at once, so that a later process does not use it again."""
         number = 1 + max((int(path.name) for path in self.trials.glob("[0-9]*")), default=-1)
         (self.trials / f"{number:04d}").mkdir(parents=True)
         return f"{number:04d}"
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes of this machine from the search; the end of this one, whatever it is, lets go.
+    def locked(self) -> Iterator[None]:
+        """Keep other processes of this machine from the search until this one leaves the context or ends.
 
         Raises:
-            InputError: another one is at work on it.
+            InputError: another process holds the lock.
         """
         if os.name != "posix":
             yield
@@ -76,13 +75,13 @@ class SearchFolder:
             yield
 
     def require_room(self, resume: bool) -> None:
-        """Before any work: the folder can be written to, and no other search is overwritten.
+        """Check before any work that the folder can be written to and that no other search is overwritten.
 
         Raises:
             InputError: otherwise.
         """
         if not resume and (self.spec.exists() or self.trials.exists() or RunFolder(self.path).holds_run()):
             raise InputError(
-                f"{self.path} already holds a search or a run; add --resume to go on with it, or choose another --out."
+                f"{self.path} already holds a search or a run; add --resume to continue it, or choose another --out."
             )
         require_writable(self.path)

@@ -1,22 +1,21 @@
 """Points of the search space as settings of a run, checked before anything starts."""
 
-import functools
-from collections.abc import Iterable
+import contextlib
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from cplmix_ray.config import Config
-from cplmix_ray.config.files import describe
+from cplmix_ray.config import RunConfig
+from cplmix_ray.config.families import describe, validate_run
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.utils.errors import InputError
 
-_MID_RUN = {"objective.lam", "objective.beta", "training.lr", "training.clip", "model.tau", "model.gumbel_temperature"}
-"""Settings that a run may change in the middle: no shape, no data and no count depends on them."""
+AXIS_LABELS = {"model.n_arms": "arms A", "objective.lam": "coupling $\\lambda$", "model.n_categories": "categories |c|"}
+"""How figures call some settings."""
 
 
-def config_at(run: Config, point: dict[str, Any], seed: int | None = None) -> Config:
+def config_at(run: RunConfig, point: dict[str, Any], seed: int | None = None) -> RunConfig:
     """The settings of a run at a point of the space.
 
     Args:
@@ -35,14 +34,20 @@ def config_at(run: Config, point: dict[str, Any], seed: int | None = None) -> Co
     if seed is not None:
         tree["seed"] = seed
     try:
-        return Config.model_validate(tree)
+        return validate_run(tree)
     except ValidationError as error:
         raise InputError(f"space: {describe(error)}; see python -m cplmix_ray.train --help for bounds.") from None
 
 
-def point_of(run: Config, names: Iterable[str]) -> dict[str, Any]:
-    """The point of the space at which a run stands: dotted names -> values."""
-    return {name: functools.reduce(getattr, name.split("."), run) for name in names}
+def check_point(spec: SearchConfig, point: dict[str, Any]) -> None:
+    """Check a point that was read from a file.
+
+    Raises:
+        InputError: it is not a point of this search's space, or a value is out of bounds.
+    """
+    if set(point) != set(spec.space):
+        raise InputError("its point is not one of this search")
+    config_at(spec.run, point)
 
 
 def check_space(spec: SearchConfig) -> None:
@@ -56,17 +61,21 @@ def check_space(spec: SearchConfig) -> None:
             raise InputError(f"space.{name}: this is not for a search; seeds are set by search.seeds.")
         if name in ("training.max_steps", "training.epochs", "training.batch_size"):
             raise InputError(f"space.{name}: trials are compared at equal steps, so this stays the same for all.")
-        if spec.search.scheduler == "pbt" and name not in _MID_RUN:
-            allowed = ", ".join(sorted(_MID_RUN))
+        if spec.search.scheduler == "pbt" and name not in spec.run.variable_settings:
+            allowed = ", ".join(sorted(spec.run.variable_settings))
             raise InputError(f"space.{name}: pbt alters settings in mid-run, so it can vary only {allowed}.")
         for value in dimension.probes():
             config_at(spec.run, {name: value})
 
 
-def every_value(spec: SearchConfig, name: str) -> list[Any]:
-    """All values that a listed setting can take; of one that is not searched, the base run's."""
-    dimension = spec.space.get(name)
-    if dimension is None:
-        section, _, last = name.partition(".")
-        return [getattr(getattr(spec.run, section), last)]
-    return dimension.probes()
+def possible_runs(spec: SearchConfig) -> list[RunConfig]:
+    """Settings of runs that stand for all that the space allows: each kind of value of each dimension once, with the
+    first values of the others. Values that do not go together, which fail their trial alone, are left out.
+    """
+    first = {name: dimension.probes()[0] for name, dimension in spec.space.items()}
+    runs = []
+    for name, dimension in spec.space.items():
+        for value in dimension.probes():
+            with contextlib.suppress(InputError):
+                runs.append(config_at(spec.run, {**first, name: value}))
+    return runs or [spec.run]

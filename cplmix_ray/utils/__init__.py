@@ -1,1 +1,1 @@
-"""Durable files, threads, randomness, checks of finite values, errors."""
+"""Durable files, errors, randomness, registries of named parts, threads, memory."""

@@ -1,53 +1,57 @@
-"""Files and folders that are there whole or not at all, at whatever moment the process or the machine stops.
+"""Atomic, durable writes: a file or folder is complete or absent, whenever the process or the machine stops.
 
-A name is only given to what is on the disk already, and what had the name before goes only after that.
+Content is written under a hidden name, flushed to the disk, and then renamed; what had the name before is only deleted
+afterwards.
 """
 
 import contextlib
 import errno
+import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cplmix_ray.utils.errors import DiskError, InputError
 
 PARTIAL, REPLACED, OLD = ".partial-", ".replaced-", ".old-"
-"""What hidden names begin with: of what is being made; of what is about to be replaced, which counts until it is; of
-what is being removed."""
+"""Prefixes of hidden names: of what is being written; of a folder that is being replaced, which is valid until its
+replacement has the name; of what is being removed."""
 
 
 def why(error: OSError) -> str:
-    """The reason in the system's words; libraries put paragraphs in their place."""
+    """The reason of an error: the system's message, as libraries replace it by paragraphs."""
     return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
 
 
 def unwritten(path: Path, error: OSError) -> InputError | DiskError:
-    """Why a file or folder is not there, in one sentence: the place is wrong, or it has no room."""
+    """The error for a path that cannot be written: DiskError if the disk is full or fails, else InputError."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         return DiskError(
-            f"Cannot write {path} ({why(error)}); make room there and give the same command once more, with --resume "
-            f"where that goes on."
+            f"Cannot write {path} ({why(error)}); make room there and repeat the command, with --resume for a run "
+            f"that had begun."
         )
     return InputError(f"Cannot write {path} ({why(error)}).")
 
 
 def flush(path: Path) -> None:
-    """Put a file, or the names in a folder, on the disk."""
+    """Flush a file, or the names in a folder, to the disk (fsync)."""
     if path.is_dir() and os.name != "posix":
         return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot do this with folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system does not support this for folders
             raise
     finally:
         os.close(handle)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder with those above it, where there is none."""
+    """Create a folder and its parents, if missing, and flush their names to the disk."""
     made = [each for each in (path, *path.parents) if not each.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for each in made:
@@ -55,7 +59,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file to the disk, under its own name at once."""
+    """Write a file under its final name and flush it to the disk."""
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
@@ -63,13 +67,13 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Make a file, and its folder.
+    """Write or replace a file, creating its folder if needed.
 
     Args:
-        write: writes the content to the path that it is given, which takes its own name afterwards.
+        write: writes the content to the path that it is given; the file is renamed to ``path`` afterwards.
 
     Raises:
-        OSError: it cannot be written; the file that was there before, if any, is as it was.
+        OSError: it cannot be written; an existing file is unchanged.
     """
     partial = path.with_name(PARTIAL + path.name)
     try:
@@ -84,16 +88,16 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def replace_tree(partial: Path, path: Path) -> None:
-    """The same as :func:`replace_folder` for a folder, the files in which may not be on the disk yet."""
+    """Like :func:`replace_folder`, after flushing the files in the folder to the disk."""
     for each in partial.rglob("*"):
         flush(each)
     replace_folder(partial, path)
 
 
 def replace_folder(partial: Path, path: Path) -> None:
-    """Give a folder, all of whose files are on the disk, its own name.
+    """Rename a folder whose files are on the disk to ``path``, replacing a folder of that name.
 
-    Between the two moves that this takes, what had the name before is there as :func:`aside` of it.
+    This takes two renames; between them, the old folder has the name that :func:`aside` returns.
     """
     flush(partial)
     kept = aside(path)
@@ -111,12 +115,12 @@ def replace_folder(partial: Path, path: Path) -> None:
 
 
 def aside(path: Path) -> Path:
-    """Where the folder ``path`` is while another takes its name."""
+    """Name of the old folder ``path`` while it is being replaced."""
     return path.with_name(REPLACED + path.name)
 
 
 def settle(kept: Path) -> None:
-    """End what began for the folder that :func:`aside` names: it gets its name back, or goes if another has it."""
+    """Finish a replacement: the folder that :func:`aside` names is removed, or renamed back if nothing replaced it."""
     path = kept.with_name(kept.name.removeprefix(REPLACED))
     if path.exists():
         with contextlib.suppress(OSError):
@@ -126,10 +130,10 @@ def settle(kept: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a folder (or file), which is never seen half-removed under its own name.
+    """Remove a folder or file; it is never partly removed under its own name.
 
     Raises:
-        OSError: it is there still, and whole.
+        OSError: it cannot be removed; it is still there and complete.
     """
     if not path.exists() and not path.is_symlink():
         return
@@ -140,7 +144,7 @@ def discard(path: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove what processes that were killed left half-made or half-removed, and nothing that may be needed."""
+    """Remove what killed processes left partly written or partly removed, and restore what they were replacing."""
     for path in sorted(folder.iterdir()):
         with contextlib.suppress(OSError):
             if path.name.startswith((PARTIAL, OLD)):
@@ -150,16 +154,72 @@ def clear(folder: Path) -> None:
 
 
 def holds_more(folder: Path) -> bool:
-    """Whether there is more in a folder than what is being made or removed."""
+    """Whether a folder holds anything besides what is being written or removed."""
     return folder.exists() and not (
         folder.is_dir() and all(path.name.startswith((PARTIAL, OLD)) for path in folder.iterdir())
     )
 
 
 def _remove(path: Path) -> None:
-    """As far as that is possible; the rest is cleared another time."""
+    """Remove as much as possible; :func:`clear` removes the rest later."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Check that files can be made in a folder that may not exist yet, and leave nothing behind.
+
+    Raises:
+        InputError: they cannot.
+    """
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise InputError(f"Cannot write to {folder} ({why(error)}); choose another folder with --out.") from None
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Make a file, and its folder, so that it is there whole or not at all.
+
+    Args:
+        write: writes the content to the path that it is given, which takes its own name afterwards.
+
+    Raises:
+        InputError, DiskError: it cannot be written there.
+    """
+    try:
+        replace_file(path, write)
+    except OSError as error:
+        raise unwritten(path, error) from None
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """Write a whole file of JSON or none.
+
+    Raises:
+        InputError, DiskError: it cannot be written there.
+    """
+    write_whole(path, lambda partial: partial.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8"))
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line to a file, made with its folder where there is none; it is on the disk when this returns.
+
+    A last line that a kill cut short is ended first.
+    """
+    make_folder(path.parent)
+    with open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Explicit randomness: a generator for every (seed, arm, purpose), so that nothing depends on where an arm runs."""
+"""A random generator for every (seed, arm, purpose), so that results do not depend on where an arm runs."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ import torch
 
 INIT, AUGMENT, GUMBEL, STATE, DROPOUT = "init", "augment", "gumbel", "state", "dropout"
 PURPOSES = (INIT, AUGMENT, GUMBEL, STATE, DROPOUT)
-DATA, _MERGING, _SHARD = 1000, 1001, 2000  # apart from the purposes, as these belong to no arm
+_MERGING, _SHARD = 1001, 2000  # not purposes, as they belong to no arm
 
 
 def _seed(*key: int) -> int:
@@ -17,11 +17,11 @@ def _seed(*key: int) -> int:
 def arm_generators(
     seed: int, arm: int, device: torch.device, purposes: Iterable[str] = PURPOSES, step: int = 0, shard: int = 0
 ) -> dict[str, torch.Generator]:
-    """Fresh generators of one arm, for a share of its minibatches.
+    """New generators of one arm, for a shard of its minibatches.
 
     Args:
-        step: 0 at the start of a run; where a run goes on on another kind of device, whose generators have other
-            states, the step it goes on from.
+        step: 0 at the start of a run. A run that is resumed on another kind of device, where the states of generators
+            cannot be restored, gives the step it is resumed from.
     """
     key: tuple[int, ...] = (seed, arm) if step == 0 else (seed, arm, step)
     if shard:
@@ -30,5 +30,5 @@ def arm_generators(
 
 
 def merging_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """For the copies from which fine categories are merged: the same for all workers, known after any restart."""
+    """Generator for the augmentations used to merge fine categories: the same on all workers and after restarts."""
     return torch.Generator(device).manual_seed(_seed(seed, _MERGING, step))

@@ -1,4 +1,4 @@
-"""How many threads torch computes with in this process, for a while."""
+"""Number of torch's threads in a block of code."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 
 @contextlib.contextmanager
 def torch_threads(n: int | None) -> Iterator[None]:
-    """``n`` threads, or as many as there are for None; afterwards as many as before, whatever was called within."""
+    """Use ``n`` threads (None: as many as now) inside the block, and restore the number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(n or before)
     try:

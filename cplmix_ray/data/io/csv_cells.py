@@ -6,7 +6,6 @@ Smart-seq (Tasic et al. 2018): ``..._exon-matrix.csv``, genes x cells, the genes
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import anndata
@@ -15,7 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from cplmix_ray.data.io.csv_tables import SUFFIXES, no_table, read_header, read_table
-from cplmix_ray.data.io.metadata import match_cells, read_metadata
+from cplmix_ray.data.io.metadata import join_metadata, read_metadata, require_unique
 from cplmix_ray.data.io.text_file import open_text
 from cplmix_ray.utils.errors import InputError
 
@@ -46,9 +45,9 @@ def read_csv_cells(data: str, metadata: str | None) -> tuple[anndata.AnnData, tu
         genes, names = own_genes, names + cells
         parts.append(values)
         notes += said
-    _refuse_twice(names, "cell", data)
+    require_unique(names, "cell", data)
     assert genes is not None
-    _refuse_twice(genes, "gene", data)
+    require_unique(genes, "gene", data)
     adata = anndata.AnnData(
         sp.vstack(parts, format="csr"), obs=pd.DataFrame(index=names), var=pd.DataFrame(index=genes)
     )
@@ -56,26 +55,6 @@ def read_csv_cells(data: str, metadata: str | None) -> tuple[anndata.AnnData, tu
         return adata, tuple(notes)
     adata, more = join_metadata(adata, table, data, metadata)
     return adata, (*notes, *more)
-
-
-def join_metadata(
-    adata: anndata.AnnData, table: pd.DataFrame, data: str, metadata: str
-) -> tuple[anndata.AnnData, tuple[str, ...]]:
-    """The cells that have a line, with its columns in obs; columns of the same name give way.
-
-    Raises:
-        InputError: no cell has a line, or two cells have the same name.
-    """
-    _refuse_twice(list(adata.obs_names), "cell", data)
-    both, notes = match_cells(list(adata.obs_names), table, data, metadata)
-    kept = adata[both].copy() if len(both) < adata.n_obs else adata.copy()
-    replaced = [name for name in table if name in kept.obs]
-    if replaced:
-        notes.append(f"Columns of {metadata} take the place of those in obs: {', '.join(map(str, replaced))}.")
-    joined = table.loc[kept.obs_names]
-    for name in joined:
-        kept.obs[name] = joined[name].to_numpy() if joined[name].dtype != "category" else joined[name].array
-    return kept, tuple(notes)
 
 
 def _read_one(path: str, known: pd.Index | None) -> tuple[list[str], list[str], sp.csr_matrix, list[str]]:
@@ -88,7 +67,7 @@ def _read_one(path: str, known: pd.Index | None) -> tuple[list[str], list[str], 
         # Cells that have no metadata are counted and left out later, where both sides are known.
         table = read_table(path, np.ones(len(columns), bool))
         return table.rows, table.columns, table.values, []
-    _refuse_twice(columns, "cell", path)
+    require_unique(columns, "cell", path)
     table = read_table(path, are_cells)
     genes, notes = _symbols(path, table.rows)
     if not are_cells.all():
@@ -111,12 +90,3 @@ def _symbols(path: str, ids: list[str]) -> tuple[list[str], list[str]]:
         raise InputError(f"{beside} does not name the genes of {path}: it needs gene_symbol and a column of their ids.")
     symbol = dict(zip(table[by], table["gene_symbol"], strict=True))
     return [symbol[gene] for gene in ids], [f"Genes are named by gene_symbol of {beside}."]
-
-
-def _refuse_twice(names: Sequence[str], what: str, where: str) -> None:
-    twice = pd.Index(names)[pd.Index(names).duplicated()]
-    if len(twice):
-        place = "in the first column" if what == "cell" else "in the first line"
-        raise InputError(
-            f"{where} names {what} '{twice[0]}' more than once; name each {what} once, {place} of cells x genes."
-        )

@@ -1,4 +1,4 @@
-"""Expression matrices in CSV files, read piece by piece into a sparse matrix: the whole is never filled in."""
+"""Expression matrices in CSV files, read in chunks into a sparse matrix."""
 
 import contextlib
 import csv
@@ -34,7 +34,7 @@ class Table:
 
 
 def no_table(path: str | Path, error: Exception) -> InputError:
-    """What to say of a file that is no table; pandas and gzip raise many kinds, which mean the same to a user."""
+    """The error for a file that is no table, in place of the many exceptions of pandas and gzip."""
     if isinstance(error, InputError):
         return error
     reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -106,7 +106,7 @@ def _pieces(path: str, columns: list[str]) -> Iterator[tuple[list[str], np.ndarr
 
 
 def _not_a_number(path: str, columns: list[str], first: int) -> str | None:
-    """A sentence that names the first value that is none, among the lines after the first ones."""
+    """A message that names the first value that is no number, beyond the first ``first`` lines."""
     with open_text(path) as file:
         lines = csv.reader(file, delimiter=_separator(path))
         for at, line in enumerate(lines):

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from cplmix_ray.data.io.factor_images import FACTORS, Made, factored_source
-from cplmix_ray.data.matrix.lazy import LazyRows
+from cplmix_ray.data.matrix.on_demand import OnDemandMatrix
 from cplmix_ray.data.source import Source
 
 SIDE = 64
@@ -34,13 +34,16 @@ _REACH, _CROP = 14, 30
 """No outline is farther from its origin than the first, so that a sprite fits into a crop of the second."""
 
 
-class DSprites(LazyRows):
+class DSprites(OnDemandMatrix):
     """All 737,280 images, or those numbered ``index_n``."""
 
     def __init__(self, index_n: np.ndarray | None = None):
         self.index_n = None if index_n is None else np.asarray(index_n, np.int32)
-        n = N_IMAGES if self.index_n is None else len(self.index_n)
-        self.shape, self.image_shape = (n, SIDE * SIDE), (SIDE, SIDE)
+        self.image_shape = (SIDE, SIDE)
+
+    @property
+    def n_images(self) -> int:
+        return N_IMAGES if self.index_n is None else len(self.index_n)
 
     def rows(self, idx_n: np.ndarray) -> np.ndarray:
         images = np.zeros((len(idx_n), SIDE, SIDE), np.float32)
@@ -72,13 +75,6 @@ def possible_values(factor: int) -> np.ndarray:
     """The values of a factor, as the original has them."""
     low, high = ((1, 1), (1, 3), (0.5, 1), (0, 2 * np.pi), (0, 1), (0, 1))[factor]
     return np.linspace(low, high, SIZES[factor])
-
-
-def render(classes_nf: np.ndarray) -> np.ndarray:
-    """Images of the given classes (n, 6): float32 of 0 and 1, shape (n, 64, 64)."""
-    images = np.zeros((len(classes_nf), SIDE, SIDE), np.float32)
-    draw(images, classes_nf)
-    return images
 
 
 def draw(images: np.ndarray, classes_nf: np.ndarray) -> None:

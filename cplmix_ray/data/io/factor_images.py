@@ -8,8 +8,8 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from cplmix_ray.data.io.npz_archive import Header, look_into, names_of, opened, read_array
-from cplmix_ray.data.matrix.lazy import LazyRows
+from cplmix_ray.data.io.npz_archive import Header, array_names, open_archive, read_array, read_array_with
+from cplmix_ray.data.matrix.on_demand import OnDemandMatrix
 from cplmix_ray.data.source import Factors, Source
 from cplmix_ray.utils.errors import InputError
 
@@ -21,12 +21,15 @@ _BLOCK = 4096
 """Images that are unpacked at a time."""
 
 
-class PackedImages(LazyRows):
+class PackedImages(OnDemandMatrix):
     """Images of 0 and 1, one bit a pixel: an eighth of their bytes in memory."""
 
     def __init__(self, bits_nb: np.ndarray, image_shape: tuple[int, int]):
         self.bits_nb, self.image_shape = bits_nb, image_shape
-        self.shape = (len(bits_nb), image_shape[0] * image_shape[1])
+
+    @property
+    def n_images(self) -> int:
+        return len(self.bits_nb)
 
     def rows(self, idx_n: np.ndarray) -> np.ndarray:
         return np.unpackbits(self.bits_nb[idx_n], axis=1, count=self.shape[1]).astype(np.float32)
@@ -44,7 +47,7 @@ class Made:
     numbers_n: np.ndarray
 
 
-def factored_source(images: LazyRows, made: Made, name: str, labels_key: str | None = None) -> Source:
+def factored_source(images: OnDemandMatrix, made: Made, name: str, labels_key: str | None = None) -> Source:
     """Images with their factors as columns of obs; the shape is the label unless ``labels_key`` names another factor.
 
     Raises:
@@ -68,24 +71,24 @@ def factored_source(images: LazyRows, made: Made, name: str, labels_key: str | N
 
 def in_original_layout(path: str | Path) -> bool:
     """Whether an archive has the arrays of the published dSprites rather than x and y."""
-    with opened(path, "an .npz archive") as archive:
-        return any(key in names_of(archive) for key in _ARRAYS)
+    with open_archive(path, "an .npz archive") as archive:
+        return any(key in array_names(archive) for key in _ARRAYS)
 
 
 def read_original(path: str | Path, labels_key: str | None = None) -> Source:
     """``imgs``, ``latents_classes`` and ``latents_values`` of the published archive; images of one bit a pixel.
 
-    ``metadata``, a pickled object, is never opened.
+    ``metadata``, a pickled object, is never read.
 
     Raises:
         InputError: an array is missing, broken, or of the wrong shape.
     """
-    with opened(path, "an .npz archive in the layout of dSprites") as archive:
-        missing = [key for key in _ARRAYS if key not in names_of(archive)]
+    with open_archive(path, "an .npz archive in the layout of dSprites") as archive:
+        missing = [key for key in _ARRAYS if key not in array_names(archive)]
         if missing:
             raise InputError(f"{path} has the layout of dSprites and lacks {' and '.join(missing)}.")
         latents = [read_array(archive, key) for key in _ARRAYS[1:]]
-        images = look_into(archive, "imgs", lambda file, header: _pack(file, header, path))
+        images = read_array_with(archive, "imgs", lambda file, header: _pack(file, header, path))
     expected = (images.shape[0], len(FACTORS))
     for key, array in zip(_ARRAYS[1:], latents, strict=True):
         if array.shape != expected or array.dtype.kind not in "uif":

@@ -7,13 +7,15 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from cplmix_ray.data.io.h5ad_backed import read_around
-from cplmix_ray.data.matrix.hdf5_matrix import numbers_of, quiet, reading
-from cplmix_ray.data.matrix.on_disk import RowsOnDisk
-from cplmix_ray.data.source import Source, Values
-from cplmix_ray.data.validation.hdf5_safety import require_enclosed
-from cplmix_ray.data.validation.sparse_checks import require_sound, require_sound_matrix
-from cplmix_ray.data.validation.subprocess_probe import rehearsed
+from cplmix_ray.data.io.h5ad_backed import open_h5ad
+from cplmix_ray.data.matrix.base import Matrix
+from cplmix_ray.data.matrix.block import native_numbers
+from cplmix_ray.data.matrix.hdf5_matrix import hdf5_errors, ignore_warnings
+from cplmix_ray.data.matrix.in_memory import InMemoryMatrix
+from cplmix_ray.data.source import Source
+from cplmix_ray.data.validation.hdf5_safety import require_safe
+from cplmix_ray.data.validation.sparse_checks import check_sparse_matrices, check_sparse_matrix
+from cplmix_ray.data.validation.subprocess_probe import open_probed
 from cplmix_ray.utils.errors import InputError
 
 
@@ -23,11 +25,11 @@ def read_h5ad(path: str | Path) -> anndata.AnnData:
     Raises:
         InputError: the file cannot be read.
     """
-    with reading(path), quiet():
-        with rehearsed(path) as file:
-            require_enclosed(file, str(path))
+    with hdf5_errors(path), ignore_warnings():
+        with open_probed(path) as file:
+            require_safe(file, str(path))
         adata = anndata.read_h5ad(path)
-    require_sound(adata, str(path))
+    check_sparse_matrices(adata, str(path))
     return adata
 
 
@@ -49,44 +51,33 @@ def source_from_anndata(
         raise InputError(f"{name} has no layer '{layer}'; it has {_listed(adata.layers)}.")
     values = adata.X if layer is None else adata.layers[layer]
     if sp.issparse(values):
-        require_sound_matrix(values, "X" if layer is None else f"layers['{layer}']", name)
+        check_sparse_matrix(values, "X" if layer is None else f"layers['{layer}']", name)
     values = sp.csr_matrix(values) if sp.issparse(values) else None if values is None else np.asarray(values)
     if values is not None and values.dtype.kind in "uifb":
-        values = numbers_of(values)
-    return with_values(adata, values, labels_key, name, state_key, notes)
-
-
-def open_h5ad(path: str, layer: str | None) -> tuple[anndata.AnnData, RowsOnDisk | None]:
-    """An `.h5ad` without its matrices, and the wanted one, which stays in the file.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    adata, layout = read_around(path, layer)
-    return adata, None if layout is None else RowsOnDisk(layout)
+        values = native_numbers(values)
+    return with_values(adata, None if values is None else InMemoryMatrix(values), labels_key, name, state_key, notes)
 
 
 def with_values(
     adata: anndata.AnnData,
-    values: Values,
+    matrix: Matrix | None,
     labels_key: str | None,
     name: str,
     state_key: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Source:
     """Cells whose matrix was chosen, with their labels and known states, all checked."""
-    if values is None:
+    if matrix is None:
         raise InputError(f"{name} has no X; name the layer that holds the expression with --layer.")
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise InputError(f"{name} is empty: {adata.n_obs} cells x {adata.n_vars} genes.")
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()][0]
         raise InputError(f"{name} names gene '{twice}' more than once; call adata.var_names_make_unique() and save.")
-    dtype = values.layout.dtype if isinstance(values, RowsOnDisk) else values.dtype
-    if dtype.kind not in "uifb":
-        raise InputError(f"The expression matrix of {name} holds {dtype}, not numbers.")
+    if matrix.dtype.kind not in "uifb":
+        raise InputError(f"The expression matrix of {name} holds {matrix.dtype}, not numbers.")
     labels_n, truth_nm = _labels(adata, labels_key, name), _states(adata, state_key, name)
-    return Source(adata, values, name, labels_n=labels_n, truth_nm=truth_nm, notes=notes)
+    return Source(adata, matrix, name, labels_n=labels_n, truth_nm=truth_nm, notes=notes)
 
 
 def _labels(adata: anndata.AnnData, key: str | None, name: str) -> np.ndarray | None:

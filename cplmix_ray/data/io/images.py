@@ -6,8 +6,9 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from cplmix_ray.data.io.npz_archive import names_of, opened, read_array
-from cplmix_ray.data.matrix.hdf5_matrix import numbers_of
+from cplmix_ray.data.io.npz_archive import array_names, open_archive, read_array
+from cplmix_ray.data.matrix.block import native_numbers
+from cplmix_ray.data.matrix.in_memory import InMemoryMatrix
 from cplmix_ray.data.source import Source
 from cplmix_ray.utils.errors import InputError
 
@@ -30,8 +31,8 @@ def read_npz(path: str | Path) -> Source:
     Raises:
         InputError: the file is no archive of numbers, or the arrays do not fit together.
     """
-    with opened(path, "an .npz archive of plain numbers") as archive:
-        arrays = {key: read_array(archive, key) for key in _KEYS if key in names_of(archive)}
+    with open_archive(path, "an .npz archive of plain numbers") as archive:
+        arrays = {key: read_array(archive, key) for key in _KEYS if key in array_names(archive)}
     parts = [key for key in ("x", "x_train", "x_test") if key in arrays]
     if not parts:
         raise InputError(f"{path} holds no array named x, x_train or x_test; save the images under one of them.")
@@ -49,11 +50,21 @@ def read_npz(path: str | Path) -> Source:
     held_out = np.concatenate([np.full(len(x), key == "x_test") for key, x in zip(parts, images, strict=True)])
     known = [_words(y) for y in labels if y is not None]
     return _as_source(
-        np.concatenate([x.astype(np.uint8) if x.dtype == bool else numbers_of(x) for x in images]),
+        np.concatenate([x.astype(np.uint8) if x.dtype == bool else native_numbers(x) for x in images]),
         np.concatenate(known) if len(known) == len(labels) else None,
         held_out if held_out.any() and not held_out.all() else None,
         str(path),
     )
+
+
+def require_label_option(images: Source, labels_key: str | None) -> None:
+    """Refuse another name for the labels of images than 'label'.
+
+    Raises:
+        InputError: another one is given, or there are no labels.
+    """
+    if labels_key not in (None, "label") or (labels_key == "label" and images.labels_n is None):
+        raise InputError(f"{images.name} holds images; labels come from its y arrays, not from '{labels_key}'.")
 
 
 def _as_source(images: np.ndarray, labels_n: np.ndarray | None, held_out_n: np.ndarray | None, name: str) -> Source:
@@ -70,7 +81,7 @@ def _as_source(images: np.ndarray, labels_n: np.ndarray | None, held_out_n: np.n
         obs["label"] = pd.Categorical(names)
     var = pd.DataFrame(index=[f"pixel_{i}" for i in range(values.shape[1])])
     adata = anndata.AnnData(X=values, obs=obs, var=var)
-    return Source(adata, values, name, (int(shape[0]), int(shape[1])), names, held_out_n)
+    return Source(adata, InMemoryMatrix(values), name, (int(shape[0]), int(shape[1])), names, held_out_n)
 
 
 def _words(labels_n: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""What is known of the cells, in a CSV file beside the matrix."""
+"""Annotations of cells in a CSV file beside the matrix."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import anndata
 import pandas as pd
 
 from cplmix_ray.data.io.csv_tables import no_table
@@ -33,7 +34,44 @@ def read_metadata(paths: str) -> pd.DataFrame:
     return table
 
 
-def match_cells(names: Sequence[str], metadata: pd.DataFrame, data: str, paths: str) -> tuple[pd.Index, list[str]]:
+def join_metadata(
+    adata: anndata.AnnData, table: pd.DataFrame, data: str, metadata: str
+) -> tuple[anndata.AnnData, tuple[str, ...]]:
+    """The cells that have a line, with its columns in obs; columns of the same name give way.
+
+    Raises:
+        InputError: no cell has a line, or two cells have the same name.
+    """
+    require_unique(list(adata.obs_names), "cell", data)
+    both, notes = _match_cells(list(adata.obs_names), table, data, metadata)
+    kept = adata[both].copy() if len(both) < adata.n_obs else adata.copy()
+    replaced = [name for name in table if name in kept.obs]
+    if replaced:
+        notes.append(f"Columns of {metadata} take the place of those in obs: {', '.join(map(str, replaced))}.")
+    joined = table.loc[kept.obs_names]
+    for name in joined:
+        kept.obs[name] = joined[name].to_numpy() if joined[name].dtype != "category" else joined[name].array
+    return kept, tuple(notes)
+
+
+def require_unique(names: Sequence[str], what: str, where: str) -> None:
+    """Refuse names of which one is there more than once.
+
+    Args:
+        what: what they name, 'cell' or 'gene'.
+
+    Raises:
+        InputError: one is.
+    """
+    twice = pd.Index(names)[pd.Index(names).duplicated()]
+    if len(twice):
+        place = "in the first column" if what == "cell" else "in the first line"
+        raise InputError(
+            f"{where} names {what} '{twice[0]}' more than once; name each {what} once, {place} of cells x genes."
+        )
+
+
+def _match_cells(names: Sequence[str], metadata: pd.DataFrame, data: str, paths: str) -> tuple[pd.Index, list[str]]:
     """The cells that have a line in the metadata, in the order of ``names``; and what to say of the others.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Arrays of an `.npz` archive, each looked at before it is unpacked."""
+"""Arrays of an `.npz` archive; sizes are checked before anything is unpacked."""
 
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.form
 
 @dataclass(frozen=True)
 class Header:
-    """What an array says of itself."""
+    """Shape, order and type of an array, from its header."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -26,7 +26,7 @@ class Header:
 
 
 @contextmanager
-def opened(path: str | Path, kind: str) -> Iterator[zipfile.ZipFile]:
+def open_archive(path: str | Path, kind: str) -> Iterator[zipfile.ZipFile]:
     """An archive while it is open.
 
     Args:
@@ -45,7 +45,7 @@ def opened(path: str | Path, kind: str) -> Iterator[zipfile.ZipFile]:
         raise InputError(f"Cannot read {path} as {kind} ({reason}).") from None
 
 
-def names_of(archive: zipfile.ZipFile) -> set[str]:
+def array_names(archive: zipfile.ZipFile) -> set[str]:
     """Names of its arrays."""
     return {name.removesuffix(".npy") for name in archive.namelist()}
 
@@ -72,13 +72,13 @@ def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
             at += n
         return values.reshape(header.shape, order="F" if header.fortran else "C")
 
-    return look_into(archive, name, whole)
+    return read_array_with(archive, name, whole)
 
 
-def look_into(archive: zipfile.ZipFile, name: str, read: Callable[[IO[bytes], Header], object]):
-    """What ``read`` makes of an array, given the open file behind its header, and the header.
+def read_array_with(archive: zipfile.ZipFile, name: str, read: Callable[[IO[bytes], Header], object]):
+    """Check the header of an array, and return what ``read`` makes of the open file behind it and of the header.
 
-    An array of objects has no size that could be compared; ``read`` must refuse it.
+    The size of an array of objects cannot be checked; ``read`` must refuse it.
     """
     entry = archive.getinfo(name if name in archive.namelist() else f"{name}.npy")
     with archive.open(entry) as file:

@@ -1,4 +1,4 @@
-"""Tables as text, plain or compressed, which cannot unfold to more than the memory: a megabyte can hold a gigabyte."""
+"""Text files, plain or gzip, read with bounds: a megabyte of gzip can unpack to a gigabyte."""
 
 import gzip
 import io
@@ -11,15 +11,13 @@ from cplmix_ray.utils.free_memory import free_memory
 LONGEST = 2**28
 """Bytes of a line; one with a number for each of ten million cells is shorter."""
 SHARE = 4
-"""Of the memory that is free, a table that is read as a whole may be one part in so many: pandas takes more than the
-text does."""
+"""A table that is read whole may take 1 / SHARE of the free memory as text; pandas takes more than the text does."""
 
 
 def open_text(path: str | Path, whole: bool = False) -> IO[str]:
     """Open a file of lines, unpacked where its name ends in ``.gz``.
 
-    What is read from it raises :class:`InputError` in a line that is too long, and where the file is larger than the
-    memory allows.
+    Reading raises :class:`InputError` at a line that is too long, and where the file is larger than memory allows.
 
     Args:
         whole: the file is to be held in memory as a whole, and not line by line.
@@ -33,7 +31,7 @@ def open_text(path: str | Path, whole: bool = False) -> IO[str]:
 
 
 class _Bounded(io.RawIOBase):
-    """Counts what goes through."""
+    """A stream that counts the bytes of each line and of all."""
 
     def __init__(self, file: Any, path: str | Path, most: int | None):
         self.file, self.path, self.most = file, path, most

@@ -1,4 +1,4 @@
-"""Cells as a file."""
+"""Writing `.h5ad` files."""
 
 import gc
 import os
@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
+from anndata.io import write_elem
 
-from cplmix_ray.checkpoints.run_folder import write_whole
+from cplmix_ray.utils.durable import write_whole
+from cplmix_ray.utils.errors import InputError
 
 
 def write_cells(path: Path, adata: anndata.AnnData, **how: Any) -> None:
@@ -23,6 +26,22 @@ def write_cells(path: Path, adata: anndata.AnnData, **how: Any) -> None:
         InputError, DiskError: it cannot be written there.
     """
     write_whole(path, lambda partial: _write_h5ad(partial, adata, how))
+
+
+def require_writable_h5ad(adata: anndata.AnnData, name: str) -> None:
+    """Refuse an object that can be read and not be written, before a training whose result could not be saved.
+
+    Raises:
+        InputError: naming it.
+    """
+    try:
+        with h5py.File("trial", "w", driver="core", backing_store=False) as file:
+            write_elem(file, "cells", adata[:1, :1].copy())
+    except Exception as error:  # many kinds, for all that an object can hold
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{name} holds something that cannot be written to an .h5ad again ({reason}); take it out."
+        ) from None
 
 
 def _write_h5ad(path: Path, adata: anndata.AnnData, how: dict[str, Any]) -> None:

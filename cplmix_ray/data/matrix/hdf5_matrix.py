@@ -1,4 +1,4 @@
-"""A matrix in an `.h5ad` file, read by rows without the rest.
+"""Rows of a matrix in an `.h5ad` file.
 
 HDF5 is read here and not through anndata's backed matrices: those take 20 to 35 times as long for runs of some tens of
 cells.
@@ -10,16 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
 import scipy.sparse as sp
 
+from cplmix_ray.data.matrix.block import Block, native_numbers
 from cplmix_ray.utils.errors import InputError
-
-Block: TypeAlias = Any
-"""Rows in memory: CSR where the file is sparse, else a dense array."""
 
 _BRIDGED = 16
 """Unwanted rows up to which two wanted ones are read in one go: a call costs as much as that many cells."""
@@ -28,20 +25,19 @@ _SPAN = 4096
 
 
 def unreadable(path: str | Path, error: Exception) -> InputError:
-    """What to say of a file that HDF5 or anndata cannot read."""
+    """The error for a file that HDF5 or anndata cannot read."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return InputError(f"Cannot read {path} as an .h5ad file; it may be truncated or no .h5ad ({reason}).")
 
 
-def quiet() -> warnings.catch_warnings:
-    """Without what anndata says of old formats and of names that are numbers, or there twice: what has to be said is
-    said in our own words."""
+def ignore_warnings() -> warnings.catch_warnings:
+    """Ignore anndata's warnings of old formats and of unusual names; what matters of them is checked here."""
     return warnings.catch_warnings(action="ignore")
 
 
 @contextmanager
-def reading(path: str | Path) -> Iterator[None]:
-    """What h5py and anndata raise for broken files is of many kinds, and means the same to a user.
+def hdf5_errors(path: str | Path) -> Iterator[None]:
+    """Turn the many exceptions that h5py and anndata raise for broken files into one.
 
     Raises:
         InputError: in place of all of them.
@@ -54,33 +50,16 @@ def reading(path: str | Path) -> Iterator[None]:
         raise unreadable(path, error) from None
 
 
-def numbers_of(block: Block) -> Block:
-    """The same values in the machine's order of bytes, as 64-bit numbers where they have more, and of half precision
-    as float32: of others SciPy and PyTorch know nothing. Of a sparse matrix each value once, gene by gene."""
-    if block.dtype.kind == "f" and block.dtype.itemsize not in (4, 8):
-        block = block.astype(np.float32 if block.dtype.itemsize == 2 else np.float64)
-    elif not block.dtype.isnative:
-        block = block.astype(block.dtype.newbyteorder("="))
-    if sp.issparse(block) and not (block.indices.dtype.isnative and block.indices.dtype.kind == "i"):
-        wide = np.int64 if block.indices.dtype.itemsize > 4 else np.int32
-        parts = (block.data, block.indices.astype(wide), block.indptr.astype(wide))
-        block = sp.csr_matrix(parts, shape=block.shape)
-    if sp.issparse(block) and not block.has_canonical_format:
-        block = block.copy()
-        block.sum_duplicates()
-    return block
-
-
 @dataclass(frozen=True)
-class Layout:
-    """What is stored where.
+class HDF5Layout:
+    """Where and how a matrix is stored.
 
     Attributes:
         key: group or array within the file, such as X or layers/counts.
         shape: (cells, genes).
         dtype: of the values.
         sparse: CSR, or else dense.
-        n_bytes: what the matrix takes in memory as it is stored.
+        n_bytes: of the whole matrix in memory, as it is stored.
     """
 
     path: str
@@ -91,8 +70,8 @@ class Layout:
     n_bytes: int
 
 
-def layout_of(file: h5py.File, path: str, key: str) -> Layout:
-    """Look at a matrix without reading it.
+def hdf5_layout(file: h5py.File, path: str, key: str) -> HDF5Layout:
+    """Where and how a matrix is stored, without reading it.
 
     Raises:
         InputError: it is stored by genes, or in no layout that is known.
@@ -102,7 +81,7 @@ def layout_of(file: h5py.File, path: str, key: str) -> Layout:
         if node.ndim != 2:
             raise InputError(f"{key} of {path} is no matrix: its shape is {node.shape}.")
         n, g = node.shape
-        return Layout(path, key, (n, g), node.dtype, False, n * g * node.dtype.itemsize)
+        return HDF5Layout(path, key, (n, g), node.dtype, False, n * g * node.dtype.itemsize)
     kind = str(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "")))
     if kind.startswith("csc"):
         raise InputError(
@@ -113,7 +92,7 @@ def layout_of(file: h5py.File, path: str, key: str) -> Layout:
         raise InputError(f"{key} of {path} is neither dense nor CSR but '{kind}'; read it whole with --backed no.")
     n, g = (int(size) for size in node.attrs.get("shape", node.attrs.get("h5sparse_shape")))
     n_stored = len(node["data"]) * (node["data"].dtype.itemsize + node["indices"].dtype.itemsize)
-    return Layout(path, key, (n, g), node["data"].dtype, True, n_stored)
+    return HDF5Layout(path, key, (n, g), node["data"].dtype, True, n_stored)
 
 
 def _in_python(key: str) -> str:
@@ -121,21 +100,21 @@ def _in_python(key: str) -> str:
     return f"{folder}['{name}']" if folder else name
 
 
-class MatrixFile:
-    """The matrix while its file is open.
+class HDF5Matrix:
+    """A matrix whose file is open.
 
     Raises:
         InputError: the file is not there any more, or broken.
     """
 
-    def __init__(self, layout: Layout):
+    def __init__(self, layout: HDF5Layout):
         self.layout = layout
         if not Path(layout.path).exists():
             raise InputError(
                 f"There is no file {layout.path} here; with --backed, every machine that has arms reads the cells from "
                 f"the same path: put the file where all see it, or use --backed no."
             )
-        with reading(layout.path):
+        with hdf5_errors(layout.path):
             self._file = h5py.File(layout.path, "r")
         try:
             node = self._file[layout.key]
@@ -152,7 +131,7 @@ class MatrixFile:
             self._file.close()
             raise unreadable(layout.path, error) from None
 
-    def __enter__(self) -> "MatrixFile":
+    def __enter__(self) -> "HDF5Matrix":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -164,8 +143,8 @@ class MatrixFile:
         Raises:
             InputError: the file is damaged there.
         """
-        with reading(self.layout.path):
-            return numbers_of(self._sparse(sorted_n) if self.layout.sparse else self._dense(sorted_n))
+        with hdf5_errors(self.layout.path):
+            return native_numbers(self._sparse(sorted_n) if self.layout.sparse else self._dense(sorted_n))
 
     def _dense(self, sorted_n: np.ndarray) -> np.ndarray:
         out_ng = np.empty((len(sorted_n), self.layout.shape[1]), self.layout.dtype)

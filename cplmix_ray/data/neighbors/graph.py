@@ -1,61 +1,147 @@
-"""Which training cells are alike: neighbours for the copies, and a first guess of their categories."""
+"""Neighbours of the training cells, and the initial clustering that guesses their categories."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from sklearn.decomposition import PCA
+from usearch.index import Index
 
-from cplmix_ray.config import Config
-from cplmix_ray.data.matrix.on_disk import RowsOnDisk
-from cplmix_ray.data.neighbors.graph_on_disk import places_and_guess
-from cplmix_ray.data.neighbors.index import Places
+from cplmix_ray.data.matrix.base import Matrix
+from cplmix_ray.data.matrix.in_memory import InMemoryMatrix
+from cplmix_ray.data.neighbors.index import NeighborIndex, nearest
 from cplmix_ray.data.neighbors.initial_clustering import ensemble_of
-from cplmix_ray.data.neighbors.nearest import nearest
-from cplmix_ray.data.neighbors.principal_components import principal_components, require_differences
+from cplmix_ray.data.neighbors.principal_components import fit_components, principal_components, require_differences
 from cplmix_ray.data.preprocessing.fit import Fitted
 from cplmix_ray.data.source import Source
 
+_BLOCK = 8192
+"""Cells on disk whose components are computed at once."""
+
 
 @dataclass(frozen=True)
-class Alike:
-    """Tables over all rows of the data, so that they are indexed by row.
+class NeighborGraph:
+    """Neighbours and guessed categories, in tables that are indexed by row of the data.
 
     Attributes:
-        neighbours: (n, k) rows of training cells near each training cell, other rows point to themselves; None where
+        neighbours: (n, j) rows of training cells near each training cell, other rows point to themselves; None where
             copies need none.
         guess: (n,) category of each training cell, -1 in other rows; None where no ensemble is asked for.
-        places: in the stead of ``neighbours`` where cells stay on disk.
+        places: takes the place of ``neighbours`` where cells stay on disk.
     """
 
     neighbours: np.ndarray | None
     guess: np.ndarray | None
-    places: Places | None = None
+    places: NeighborIndex | None = None
 
 
-def find_alike(fitted: Fitted, source: Source, train_idx: np.ndarray, config: Config, neighbours_wanted: bool) -> Alike:
-    """Neighbours and a guess from the training cells alone.
+def find_neighbors(
+    fitted: Fitted,
+    source: Source,
+    train_idx: np.ndarray,
+    *,
+    seed: int,
+    n_neighbors: int | None,
+    n_components: int,
+    n_categories: int | None,
+    by_ensemble: bool,
+) -> NeighborGraph:
+    """Neighbors and initial categories from the training cells alone.
+
+    Args:
+        n_neighbors: neighbors of a cell; None where none are needed.
+        n_components: principal components on which cells are compared.
+        n_categories: categories of an ensemble of k-means; None where none is needed.
+        by_ensemble: whether cells are near that are together in most partitions of the ensemble.
 
     Raises:
         InputError: the cells do not differ, or an ensemble is asked for that the data cannot have.
     """
-    if isinstance(fitted.values_ng, RowsOnDisk):
-        places, guess = places_and_guess(fitted, source, train_idx, config, neighbours_wanted)
-        return Alike(None, guess, places)
-    n_categories, ensemble = config.ensemble_of, None
-    if neighbours_wanted or n_categories is not None:
-        require_differences(fitted.log_values_ng[train_idx], source.name)
+    if fitted.matrix.on_disk:
+        return _on_disk(fitted, source, train_idx, seed, n_neighbors, n_components, n_categories, by_ensemble)
+    ensemble = None
+    if n_neighbors is not None or n_categories is not None:
+        require_differences(fitted.log_matrix.take(train_idx).block(), source.name)
     if n_categories is not None:
-        ensemble = ensemble_of(fitted, source, train_idx, n_categories, config.seed)
+        ensemble = ensemble_of(fitted, source, train_idx, n_categories, seed)
     neighbours = guess = None
-    if neighbours_wanted:
-        if ensemble is not None and config.copies.neighbour_space == "ensemble":
+    if n_neighbors is not None:
+        if ensemble is not None and by_ensemble:
             points = ensemble.points_nk
         else:
-            log_ng = fitted.log_values_ng[train_idx]
-            points = principal_components(log_ng, config.copies.neighbour_pcs, config.seed)
-        near = nearest(points, config.copies.n_neighbours)
+            points = principal_components(fitted.log_matrix.take(train_idx).block(), n_components, seed)
+        near = nearest(points, n_neighbors)
         neighbours = np.repeat(np.arange(source.n_cells)[:, None], near.shape[1], axis=1)
         neighbours[train_idx] = train_idx[near]
     if ensemble is not None:
-        guess = np.full(source.n_cells, -1, dtype=np.int64)
-        guess[train_idx] = ensemble.guess_n
-    return Alike(neighbours, guess)
+        guess = _spread(ensemble.guess_n, train_idx, source.n_cells)
+    return NeighborGraph(neighbours, guess)
+
+
+def _on_disk(
+    fitted: Fitted,
+    source: Source,
+    train_idx: np.ndarray,
+    seed: int,
+    n_neighbors: int | None,
+    n_components: int,
+    n_categories: int | None,
+    by_ensemble: bool,
+) -> NeighborGraph:
+    """The same for cells on disk, from a sample of them that fits into memory, with an index in place of neighbors.
+
+    Where the sample is all training cells, this is what is found in memory. Else components are those of the sample,
+    on which every cell has its own place; what an ensemble says of a cell is what it says of the nearest cell of the
+    sample on these components.
+    """
+    logged = fitted.log_matrix
+    sample = train_idx[logged.draw_sample(len(train_idx), seed)]
+    log_ng = logged.rows(sample)
+    if n_neighbors is not None or n_categories is not None:
+        require_differences(log_ng, source.name)
+    ensemble = None
+    if n_categories is not None:
+        compared = replace(source, matrix=InMemoryMatrix(source.matrix.rows(sample)))
+        every = np.arange(len(sample))
+        ensemble = ensemble_of(replace(fitted, log_matrix=InMemoryMatrix(log_ng)), compared, every, n_categories, seed)
+    by_ensemble = ensemble is not None and by_ensemble
+    whole = len(sample) == len(train_idx)
+    points_np, like_n = np.zeros((0, 1), np.float32), np.arange(len(train_idx))
+    if whole and not by_ensemble:
+        points_np = principal_components(log_ng, n_components, seed)
+    elif not whole:
+        points_np = _projected(logged, train_idx, fit_components(log_ng, n_components, seed))
+        if ensemble is not None:
+            like_n = _nearest_of(points_np[np.searchsorted(train_idx, sample)], points_np)
+    guess = places = None
+    if ensemble is not None:
+        guess = _spread(ensemble.guess_n[like_n], train_idx, source.n_cells)
+    if n_neighbors is not None:
+        where_n = like_n if by_ensemble else np.arange(len(train_idx))
+        points_np = ensemble.points_nk if ensemble is not None and by_ensemble else points_np
+        at_n = _spread(where_n, train_idx, source.n_cells)
+        room = min(fitted.matrix.buffer_cells, len(train_idx))
+        places = NeighborIndex.build(points_np, at_n, n_neighbors, room, seed)
+    return NeighborGraph(None, guess, places)
+
+
+def _projected(logged: Matrix, train_idx: np.ndarray, pca: PCA) -> np.ndarray:
+    """Components of all training cells, in one pass, shape (n_train, p) float32."""
+    points_np = np.empty((len(train_idx), pca.n_components_), np.float32)
+    with logged.opened() as read:
+        for at in range(0, len(train_idx), _BLOCK):
+            points_np[at : at + _BLOCK] = pca.transform(read(train_idx[at : at + _BLOCK]))
+    return points_np
+
+
+def _nearest_of(few_mp: np.ndarray, points_np: np.ndarray) -> np.ndarray:
+    """Which of a few points is nearest to each point, by an approximate search."""
+    index = Index(ndim=few_mp.shape[1], metric="l2sq", dtype="f32")
+    index.add(np.arange(len(few_mp)), few_mp, threads=1)  # several insert in an order that differs from run to run
+    return index.search(points_np, 1).keys.astype(np.int64).ravel()
+
+
+def _spread(values_n: np.ndarray, train_idx: np.ndarray, n: int) -> np.ndarray:
+    """Values of the training cells by row of the data, -1 elsewhere."""
+    out_n = np.full(n, -1, np.int64)
+    out_n[train_idx] = values_n
+    return out_n

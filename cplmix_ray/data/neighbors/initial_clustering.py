@@ -1,12 +1,26 @@
-"""The ensemble of partitions of some cells, from what was read and what was made of it."""
+"""The initial clustering: k-means partitions of the cells on several views of them.
+
+A view is principal components under a normalisation. log: log-expression, where strongly expressed genes count most.
+scaled: every gene in units of its own standard deviation, where rare genes count as much as others. residuals: analytic
+Pearson residuals (Lause et al. 2021), where a gene counts for what it varies beyond the sampling of molecules.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
+import scipy.sparse as sp
+from sklearn.decomposition import PCA
 
 from cplmix_ray.clustering.kmeans_ensemble import Ensemble, build_ensemble
-from cplmix_ray.data.neighbors.normalized_components import views_of
+from cplmix_ray.data.matrix.block import Block
 from cplmix_ray.data.preprocessing.fit import Fitted
-from cplmix_ray.data.source import Source, Values
+from cplmix_ray.data.source import Source
 from cplmix_ray.utils.errors import InputError
+
+_COMPONENTS = 50
+_FIT, _BLOCK = 20_000, 5_000
+"""Cells from which components are found, and cells transformed at once: a view of all cells is never held whole."""
+_CLIP, _THETA = 10.0, 100.0
 
 
 def ensemble_of(fitted: Fitted, source: Source, train_idx: np.ndarray, n_categories: int, seed: int) -> Ensemble:
@@ -18,14 +32,58 @@ def ensemble_of(fitted: Fitted, source: Source, train_idx: np.ndarray, n_categor
     if fitted.preparation.kind == "images":
         raise InputError("--neighbour-space ensemble and --align-guess are for cells; leave them out for images.")
     at = source.adata.var_names.get_indexer(list(fitted.preparation.var_names))
-    log_ng = fitted.log_values_ng[:, at][train_idx]
+    log_ng = fitted.log_matrix.choose(at).take(train_idx).block()
     views = views_of(log_ng, _linear(fitted, source, log_ng, at, train_idx), seed)
     return build_ensemble(views, n_categories, seed)
 
 
-def _linear(fitted: Fitted, source: Source, log_ng: Values, at: np.ndarray, train_idx: np.ndarray) -> Values | None:
+def _linear(fitted: Fitted, source: Source, log_ng: Block, at: np.ndarray, train_idx: np.ndarray) -> Block | None:
     """Expression proportional to counts: as it was read where it was normalised here, else undoing the logarithm."""
     if fitted.preparation.kind == "counts" or fitted.preparation.target_sum is not None:
-        return source.values_ng[:, at][train_idx]
+        return source.matrix.choose(at).take(train_idx).block()
     smallest, largest = float(log_ng.min()), float(log_ng.max())
     return None if smallest < 0 or largest > 30 else np.expm1(log_ng)
+
+
+def views_of(log_ng: Block, linear_ng: Block | None, seed: int) -> list[np.ndarray]:
+    """Principal components of each view, each (n, p) float32.
+
+    Args:
+        log_ng: log-expression (or pixels) of the chosen genes, dense or CSR.
+        linear_ng: counts, or expression that is proportional to counts, of the same genes; None leaves residuals out.
+    """
+    fit = np.sort(np.random.default_rng(seed).permutation(log_ng.shape[0])[:_FIT])
+    sample_ng = _dense(log_ng, fit)
+    mean_g, spread_g = sample_ng.mean(axis=0), sample_ng.std(axis=0) + 1e-6
+    views = [
+        _components(log_ng, lambda x_ng: x_ng, fit, seed),
+        _components(log_ng, lambda x_ng: ((x_ng - mean_g) / spread_g).clip(-_CLIP, _CLIP), fit, seed),
+    ]
+    if linear_ng is not None:
+        share_g = np.asarray(linear_ng.sum(axis=0), dtype=np.float64).ravel()
+        share_g /= share_g.sum() or 1.0
+        views.append(_components(linear_ng, lambda x_ng: pearson_residuals(x_ng, share_g, len(fit)), fit, seed))
+    return views
+
+
+def pearson_residuals(x_ng: np.ndarray, share_g: np.ndarray, n_cells: int) -> np.ndarray:
+    """(x - mu) / sqrt(mu + mu^2 / theta) with mu the cell's library times the gene's share, clipped at sqrt(n)."""
+    mu_ng = np.maximum(x_ng.sum(axis=1, keepdims=True) * share_g, 1e-12)
+    bound = np.sqrt(n_cells)
+    return ((x_ng - mu_ng) / np.sqrt(mu_ng + mu_ng**2 / _THETA)).clip(-bound, bound).astype(np.float32)
+
+
+def _components(values_ng: Block, view: Callable[[np.ndarray], np.ndarray], fit: np.ndarray, seed: int) -> np.ndarray:
+    n, g = values_ng.shape
+    room = min(_COMPONENTS, min(len(fit), g) - 1)
+    if room < 1:
+        return np.zeros((n, 1), np.float32)
+    pca = PCA(room, svd_solver="covariance_eigh" if g <= 4000 else "randomized", random_state=seed)
+    pca.fit(view(_dense(values_ng, fit)))
+    blocks = [pca.transform(view(_dense(values_ng, np.arange(at, min(at + _BLOCK, n))))) for at in range(0, n, _BLOCK)]
+    return np.concatenate(blocks).astype(np.float32)
+
+
+def _dense(values_ng: Block, idx_n: np.ndarray) -> np.ndarray:
+    rows = values_ng[idx_n]
+    return (rows.toarray() if sp.issparse(rows) else np.asarray(rows)).astype(np.float32)

@@ -4,14 +4,14 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
-from cplmix_ray.data.source import Values
+from cplmix_ray.data.matrix.block import Block
 from cplmix_ray.utils.errors import InputError
 
 _LEAST_SPREAD = 1e-12
 """Of log-expression; the squares of less are lost in 32 bits."""
 
 
-def require_differences(values_ng: Values, name: str) -> None:
+def require_differences(values_ng: Block, name: str) -> None:
     """Two cells or more are compared only where there is a gene in which they differ.
 
     Args:
@@ -28,7 +28,7 @@ def require_differences(values_ng: Values, name: str) -> None:
         )
 
 
-def principal_components(values_ng: Values, n_components: int, seed: int) -> np.ndarray:
+def principal_components(values_ng: Block, n_components: int, seed: int) -> np.ndarray:
     """Scores (n, p) on the leading principal components, float32; a sparse matrix is centred without filling it.
 
     Cells must differ, as ``require_differences`` sees to.
@@ -39,14 +39,14 @@ def principal_components(values_ng: Values, n_components: int, seed: int) -> np.
     return np.ascontiguousarray(pca.fit_transform(values_ng), dtype=np.float32)
 
 
-def fit_components(values_ng: Values, n_components: int, seed: int) -> PCA:
+def fit_components(values_ng: Block, n_components: int, seed: int) -> PCA:
     """The same components, of at least two cells and genes, for scores of other cells."""
     pca = _components(values_ng, n_components, seed)
     assert pca is not None
     return pca.fit(values_ng)
 
 
-def _components(values_ng: Values, n_components: int, seed: int) -> PCA | None:
+def _components(values_ng: Block, n_components: int, seed: int) -> PCA | None:
     """What finds components; None where there is no room for any."""
     room = min(values_ng.shape) - 1
     if room < 1:

@@ -1,15 +1,43 @@
-"""Choosing and matching genes."""
+"""Genes: reading lists of them, choosing and matching."""
+
+from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 
-from cplmix_ray.data.source import Values
+from cplmix_ray.data.matrix.block import Block
 from cplmix_ray.utils.errors import InputError
-from cplmix_ray.utils.threads import torch_threads
+
+_HEADINGS = {"", "gene", "genes", "gene_name", "gene_names", "gene_symbol", "x"}
 
 
-def highly_variable(values_ng: Values, n_genes: int, counts: bool) -> np.ndarray:
+def read_gene_list(path: str, option: str = "--genes") -> list[str]:
+    """Gene names, one on each line: the first column of a CSV file, a heading such as 'genes' left out.
+
+    Raises:
+        InputError: the file is missing, is no text, holds nothing or names a gene twice.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"There is no file {path}; check the path given to {option}.")
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            names = [line.split(",")[0].strip().strip('"') for line in file if line.strip()]
+    except (UnicodeError, OSError):
+        raise InputError(f"{path} is no text file; give one with a gene name on each line to {option}.") from None
+    if names and names[0].lower() in _HEADINGS:
+        names = names[1:]
+    if not names:
+        raise InputError(f"{path} names no gene; give a file with a gene name on each line to {option}.")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InputError(f"{path} names gene '{name}' more than once; name each gene once.")
+        seen.add(name)
+    return names
+
+
+def highly_variable(values_ng: Block, n_genes: int, counts: bool) -> np.ndarray:
     """Indices of the most variable genes, in their old order, by scanpy.
 
     Raw counts are ranked by the variance of their analytic Pearson residuals (Lause et al. 2021), log-expression by
@@ -24,6 +52,8 @@ def highly_variable(values_ng: Values, n_genes: int, counts: bool) -> np.ndarray
         import scanpy
     except ImportError:
         raise InputError("--hvg needs scanpy; install it with: pip install 'cplmix_ray[scanpy]'.") from None
+    from cplmix_ray.utils.threads import torch_threads  # imports torch, which gene lists do without
+
     expressed = np.flatnonzero(np.asarray((values_ng != 0).sum(axis=0)).ravel())
     if n_genes >= len(expressed):
         return expressed

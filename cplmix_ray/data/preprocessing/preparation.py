@@ -8,10 +8,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import scipy.sparse as sp
 
-from cplmix_ray.data.matrix.lazy import LazyRows, limits
-from cplmix_ray.data.matrix.on_disk import RowsOnDisk
-from cplmix_ray.data.matrix.scan import not_finite
-from cplmix_ray.data.source import Source, Values
+from cplmix_ray.data.matrix.base import Matrix
+from cplmix_ray.data.matrix.block import Block
+from cplmix_ray.data.source import Source
 from cplmix_ray.utils.errors import InputError
 
 Kind = Literal["images", "counts", "log"]
@@ -71,16 +70,11 @@ _LARGEST = 1e12
 """No measurement of a cell is larger, and float32 holds its square, summed over all genes and cells."""
 
 
-def check_finite(values_ng: Values, source: Source) -> None:
-    """Refuse NaN and infinity, naming the first cell and gene, and values that no computation could go on with."""
-    if isinstance(values_ng, LazyRows):
-        return
-    if isinstance(values_ng, RowsOnDisk):
-        n_bad, first = values_ng.known.n_bad, values_ng.known.first_bad
-    else:
-        n_bad, first = not_finite(values_ng)
+def check_finite(matrix: Matrix, source: Source) -> None:
+    """Refuse NaN and infinity, naming the first cell and gene, and values that no computation can use."""
+    n_bad, first = matrix.statistics.n_bad, matrix.statistics.first_bad
     if first is None:
-        smallest, largest = limits(values_ng)
+        smallest, largest = matrix.statistics.limits
         if max(-smallest, largest) > _LARGEST:
             extreme = largest if largest > _LARGEST else smallest
             raise InputError(f"{source.name} holds values as large as {extreme:g}, which are no measurements of cells.")
@@ -92,19 +86,11 @@ def check_finite(values_ng: Values, source: Source) -> None:
     )
 
 
-def holds_counts(values_ng: Values) -> bool:
-    """Whether every value is a whole number and none is negative."""
-    if isinstance(values_ng, RowsOnDisk):
-        return values_ng.known.counts
-    data = values_ng.data if sp.issparse(values_ng) else values_ng
-    return bool(data.size == 0 or (data.min() >= 0 and (data.dtype.kind in "uib" or np.all(data == np.rint(data)))))
-
-
-def require_counts(values_ng: Values, source: Source, likelihood: str) -> None:
+def require_counts(matrix: Matrix, source: Source, likelihood: str) -> None:
     """Refuse negative or fractional values where a count likelihood was asked for."""
-    if holds_counts(values_ng):
+    if matrix.statistics.counts:
         return
-    smallest, _ = limits(values_ng)
+    smallest, _ = matrix.statistics.limits
     what = f"negative values (smallest {smallest:g})" if smallest < 0 else "values that are not whole numbers"
     raise InputError(
         f"{source.name} holds {what}, which the {likelihood} likelihood for counts cannot take; "
@@ -112,17 +98,19 @@ def require_counts(values_ng: Values, source: Source, likelihood: str) -> None:
     )
 
 
-def prepare(values_ng: Values, preparation: Preparation) -> Values:
-    """Apply a preparation to values whose columns already are its genes; float32 comes out, sparse stays sparse.
+def prepare(matrix: Matrix, preparation: Preparation) -> Matrix:
+    """Apply a preparation to a matrix whose columns already are its genes.
 
-    To rows on disk it is applied whenever they are read.
+    Raises:
+        InputError: pixels are made on demand, and the model was trained on other units.
     """
-    if isinstance(values_ng, LazyRows):
-        if preparation.scale != 1.0:
-            raise InputError(f"The model was trained on pixels up to {preparation.scale:g}, and these go up to 1.")
-        return values_ng
-    if isinstance(values_ng, RowsOnDisk):
-        return values_ng.prepared(functools.partial(prepare, preparation=preparation))
+    if matrix.on_demand and preparation.scale != 1.0:
+        raise InputError(f"The model was trained on pixels up to {preparation.scale:g}, and these go up to 1.")
+    return matrix.prepared(functools.partial(prepare_block, preparation=preparation))
+
+
+def prepare_block(values_ng: Block, preparation: Preparation) -> Block:
+    """Apply a preparation to rows in memory; float32 comes out, sparse stays sparse."""
     if preparation.kind == "images":
         return (np.asarray(values_ng, dtype=np.float32) / np.float32(preparation.scale)).clip(0, 1)
     values = values_ng.astype(np.float32)

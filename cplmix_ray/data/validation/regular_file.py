@@ -1,4 +1,4 @@
-"""Files that end: what a user names is read to its end, which a pipe or a device may not have."""
+"""Checks that a path is a regular file; reading a pipe or a device might never end."""
 
 import stat
 from pathlib import Path
@@ -7,7 +7,7 @@ from cplmix_ray.utils.errors import InputError
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether there is a file."""
+    """Whether the path is a regular file."""
     try:
         return stat.S_ISREG(Path(path).stat().st_mode)
     except (OSError, ValueError):
@@ -15,7 +15,7 @@ def is_file(path: str | Path) -> bool:
 
 
 def require_file(path: str | Path, option: str) -> None:
-    """Refuse what is no file.
+    """Refuse a path that is no regular file.
 
     Raises:
         InputError: there is nothing, or a folder, a pipe, a socket or a device.

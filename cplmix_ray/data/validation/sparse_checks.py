@@ -1,17 +1,15 @@
-"""Whether what was read of a file is what it says: matrices whose indices lead nowhere make SciPy read beyond them."""
+"""Checks of sparse matrices: indices that are out of bounds make SciPy read beyond its arrays."""
 
 from typing import Any
 
 import anndata
-import h5py
 import scipy.sparse as sp
-from anndata.io import write_elem
 
 from cplmix_ray.utils.errors import InputError
 
 
-def require_sound(adata: anndata.AnnData, name: str) -> None:
-    """Look at every sparse matrix of an object.
+def check_sparse_matrices(adata: anndata.AnnData, name: str) -> None:
+    """Check every sparse matrix of an object.
 
     Raises:
         InputError: one is damaged.
@@ -23,19 +21,19 @@ def require_sound(adata: anndata.AnnData, name: str) -> None:
         held |= _named(folder, getattr(adata, folder))
     for key, matrix in held.items():
         if sp.issparse(matrix):
-            require_sound_matrix(matrix, key, name)
+            check_sparse_matrix(matrix, key, name)
 
 
 def _named(folder: str, mapping: Any) -> dict[str, Any]:
-    """What lies in a folder, at any depth, by its path."""
+    """All entries of a mapping, at any depth, by their paths."""
     found: dict[str, Any] = {}
     for key, value in mapping.items():
         found |= _named(f"{folder}/{key}", value) if isinstance(value, dict) else {f"{folder}/{key}": value}
     return found
 
 
-def require_sound_matrix(matrix: Any, key: str, name: str) -> None:
-    """Refuse a CSR or CSC matrix whose parts do not fit.
+def check_sparse_matrix(matrix: Any, key: str, name: str) -> None:
+    """Refuse a CSR or CSC matrix whose parts do not fit together.
 
     Raises:
         InputError: naming it.
@@ -54,19 +52,3 @@ def require_sound_matrix(matrix: Any, key: str, name: str) -> None:
         raise InputError(f"{name} is damaged: {key}/indptr does not fit its values.")
     if starts[-1] and not 0 <= indices[: starts[-1]].min() <= indices[: starts[-1]].max() < minor:
         raise InputError(f"{name} is damaged: {key}/indices names rows or columns beyond its {minor}.")
-
-
-def require_writable_again(adata: anndata.AnnData, name: str) -> None:
-    """Refuse an object of which something can be read and not be written: better now than after the training.
-
-    Raises:
-        InputError: naming it.
-    """
-    try:
-        with h5py.File("trial", "w", driver="core", backing_store=False) as file:
-            write_elem(file, "cells", adata[:1, :1].copy())
-    except Exception as error:  # many kinds, for all that an object can hold
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"{name} holds something that cannot be written to an .h5ad again ({reason}); take it out."
-        ) from None

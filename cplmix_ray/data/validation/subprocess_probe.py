@@ -1,7 +1,7 @@
-"""A first reading of an HDF5 file in a process of its own.
+"""A trial reading of an HDF5 file in a subprocess.
 
-In some damaged files HDF5 goes round in circles, or beyond its memory, in C below Python, where nothing can be caught.
-So another process meets them first:
+Some damaged files make HDF5 loop for ever or crash, in C, where Python can catch nothing. So a subprocess reads some of
+every object first:
 
     python -m cplmix_ray.data.validation.subprocess_probe FILE SECONDS
 """
@@ -16,35 +16,35 @@ from pathlib import Path
 
 import h5py
 
-from cplmix_ray.data.validation.hdf5_safety import Node, readable
+from cplmix_ray.data.validation.hdf5_safety import Node, list_objects
 from cplmix_ray.utils.errors import InputError
 
 _SECONDS = 20
-"""Of the processor's time for one part of a file, which takes a fraction of one."""
+"""CPU time for one object, which usually takes a fraction of a second."""
 _VALUES = 1_000_000
-"""That are read of a data set; names and heaps, which lead HDF5 astray, are read with the first of them."""
+"""Values that are read of a data set; names and heaps, where HDF5 fails, are read with the first of them."""
 _BYTES = 256 << 20
-"""Above which one row is not read."""
+"""Bytes above which a data set is not read."""
 _DAMAGE = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGPROF"}
-"""Ends that the file is to blame for, and not who sent a signal or the lack of memory."""
+"""Signals that end the subprocess because of the file, and not because of a user or a lack of memory."""
 
 
 @contextlib.contextmanager
-def rehearsed(path: str | Path) -> Iterator[h5py.File]:
-    """The open file, once another process has come through it.
+def open_probed(path: str | Path) -> Iterator[h5py.File]:
+    """Open a file after the subprocess has read it.
 
     Raises:
-        InputError: that process did not.
+        InputError: the subprocess crashed or did not end.
     """
     found = Path(path).resolve().stat()
-    _rehearse(str(path), found.st_size, found.st_mtime_ns)
+    _probe(str(path), found.st_size, found.st_mtime_ns)
     with h5py.File(path, "r") as file:
         yield file
 
 
 @lru_cache(maxsize=64)
-def _rehearse(path: str, size: int, changed_ns: int) -> None:
-    """Once for a file as it is now."""
+def _probe(path: str, size: int, changed_ns: int) -> None:
+    """Run the subprocess, once for a file as it is now."""
     command = [sys.executable, "-m", __name__, path, str(_SECONDS)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ended_by = signal.Signals(-done.returncode).name if done.returncode < 0 else ""
@@ -53,24 +53,24 @@ def _rehearse(path: str, size: int, changed_ns: int) -> None:
         raise InputError(f"{path} is damaged: reading it {what}; take another copy, or write it again.")
 
 
-def _meet(path: str, seconds: float) -> None:
-    """Read some of everything; what cannot be read in ways that Python sees is left to who reads it in earnest."""
-    import resource  # which Windows has not: there nothing is met, and the file is read as it is
+def _read_all(path: str, seconds: float) -> None:
+    """Read some of every object. Exceptions of Python are ignored: the reader proper will raise them."""
+    import resource  # not on Windows, where this fails at once and the file is read without the trial
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _begin(seconds)
+    _start_timer(seconds)
     with contextlib.suppress(Exception), h5py.File(path, "r") as file:
-        for node, sound in readable(file, path):
+        for node, safe in list_objects(file, path):
             with contextlib.suppress(Exception):
                 _read_attributes(node)
-            if sound and isinstance(node, h5py.Dataset):
+            if safe and isinstance(node, h5py.Dataset):
                 with contextlib.suppress(Exception):
                     _read_some(node)
-            _begin(seconds)
+            _start_timer(seconds)
 
 
-def _begin(seconds: float) -> None:
-    """The time of the next part, at the end of which the process ends, wherever it is."""
+def _start_timer(seconds: float) -> None:
+    """Start the time of the next object, at the end of which the system ends the process."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
@@ -94,4 +94,4 @@ def _read_some(values: h5py.Dataset) -> None:
 
 
 if __name__ == "__main__":
-    _meet(sys.argv[1], float(sys.argv[2]))
+    _read_all(sys.argv[1], float(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""What Ray Train's processes tell the driver, in the order in which they tell it."""
+"""Messages from Ray Train's processes to the driver, in the order in which they are sent."""
 
 import asyncio
 import contextlib
@@ -9,83 +9,83 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cplmix_ray.distributed.events import Event
+from cplmix_ray.training.events import Event
 from cplmix_ray.utils.errors import WorkerLostError
 
-_ROOM = 64
-"""Letters that may lie unread; further ones wait, so that a slow driver slows the workers and fills no memory."""
+_CAPACITY = 64
+"""Largest number of unread messages; senders of more wait, so that a slow driver slows the workers down."""
 
 
 @dataclass(frozen=True)
-class Began:
-    """A worker goes on from ``step``."""
+class AttemptStarted:
+    """A worker starts or resumes training at ``step``."""
 
     step: int
 
 
 @dataclass(frozen=True)
-class Letter:
-    """From the worker of a rank; ``attempt`` grows with every start of all workers."""
+class WorkerMessage:
+    """Message from the worker of a rank; ``attempt`` increases with every start of all workers."""
 
     attempt: int
     rank: int
-    content: Began | Event
+    content: AttemptStarted | Event
 
 
 @dataclass(frozen=True)
-class Ended:
-    """Ray Train is done; with an error unless training is."""
+class TrainingEnded:
+    """Ray Train has ended, with an error if training has failed."""
 
     error: BaseException | None = None
 
 
-Item = Letter | WorkerLostError | Ended
+Message = WorkerMessage | WorkerLostError | TrainingEnded
 
 
-class Mailbox:
-    """An asynchronous actor on the driver's node, which outlives any worker."""
+class EventQueue:
+    """A queue of messages for the driver; an asynchronous actor on its node, which outlives the workers."""
 
     def __init__(self) -> None:
-        self.items: asyncio.Queue = asyncio.Queue(_ROOM)
+        self.messages: asyncio.Queue = asyncio.Queue(_CAPACITY)
         self.closed = False
         self.steps: dict[int, int] = {}
 
-    async def put(self, item: Item) -> bool:
-        """Leave an item, once there is room; False where nobody will read it any more."""
+    async def put(self, message: Message) -> bool:
+        """Add a message, once there is room; False if the queue is closed and nobody will read it."""
         if not self.closed:
-            await self.items.put(item)
+            await self.messages.put(message)
         return not self.closed
 
-    async def take(self) -> list[Item]:
-        """All items there are, at least one."""
-        return [await self.items.get(), *self._rest()]
+    async def get_all(self) -> list[Message]:
+        """All messages; waits for the first one."""
+        return [await self.messages.get(), *self._drain()]
 
-    def hear_of(self, attempt: int, steps: int) -> None:
-        """A worker of an attempt has done so many steps."""
+    def record_steps(self, attempt: int, steps: int) -> None:
+        """Record that a worker of an attempt has done ``steps`` steps."""
         self.steps[attempt] = max(steps, self.steps.get(attempt, 0))
 
     def reached(self, attempt: int) -> int | None:
-        """The most steps that a worker of an attempt was heard to have done."""
+        """The largest number of steps that a worker of an attempt has reported."""
         return self.steps.get(attempt)
 
     def close(self) -> None:
-        """From now on every sender hears that the run is given up."""
+        """Discard all messages; later senders are told that the driver has stopped the run."""
         self.closed = True
-        self._rest()
+        self._drain()
 
-    def _rest(self) -> list[Item]:
-        return [self.items.get_nowait() for _ in range(self.items.qsize())]
+    def _drain(self) -> list[Message]:
+        return [self.messages.get_nowait() for _ in range(self.messages.qsize())]
 
 
-_MailboxActor = ray.remote(Mailbox)
+_EventQueueActor = ray.remote(EventQueue)
 
 
 @contextlib.contextmanager
-def open_mailbox() -> Iterator[Any]:
-    """The handle of a mailbox for the while; it holds no device."""
+def open_event_queue() -> Iterator[Any]:
+    """The handle of an event queue, which exists until the context ends; it uses no device."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = _MailboxActor.options(num_cpus=0, scheduling_strategy=here).remote()
+    events = _EventQueueActor.options(num_cpus=0, scheduling_strategy=here).remote()
     try:
-        yield mailbox
+        yield events
     finally:
-        ray.kill(mailbox)  # type: ignore[arg-type]
+        ray.kill(events)  # type: ignore[arg-type]

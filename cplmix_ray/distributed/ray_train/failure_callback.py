@@ -1,4 +1,4 @@
-"""In Ray Train's controller: whether a failure is worth another attempt."""
+"""A callback in Ray Train's controller that decides whether a failure is followed by another attempt."""
 
 from typing import Any
 
@@ -6,30 +6,33 @@ import ray
 from ray.train import UserCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
-from cplmix_ray.distributed.failures import as_error
+from cplmix_ray.distributed.failure_causes import error_for
 from cplmix_ray.distributed.plan import Plan
 from cplmix_ray.utils.errors import WorkerLostError
 
 
-class Watchman(UserCallback):
-    """Tells the driver of lost workers, and ends the run at an error that would only repeat.
+class FailureCallback(UserCallback):
+    """Reports lost workers to the driver, and ends the run after an error that another attempt would repeat.
 
-    Ray Train starts its workers again after any exception. One that this callback raises ends the run and comes out
-    as it is.
+    Ray Train restarts its workers after any exception, unless this callback raises one: that ends the run, and is
+    raised by ``fit``.
 
     Args:
-        patience: seconds after which Ray Train gives up a worker that does not answer.
+        events: the driver's event queue.
+        timeout: seconds after which Ray Train treats a worker that does not respond as failed.
     """
 
-    def __init__(self, plan: Plan, mailbox: Any, patience: float):
-        self.plan, self.mailbox, self.patience = plan, mailbox, patience
+    def __init__(self, plan: Plan, events: Any, timeout: float):
+        self.plan, self.events, self.timeout = plan, events, timeout
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        still = [rank for rank, e in worker_exceptions.items() if isinstance(e, WorkerHealthCheckTimeoutError)]
+        unresponsive = [rank for rank, e in worker_exceptions.items() if isinstance(e, WorkerHealthCheckTimeoutError)]
         found = {
-            rank: getattr(e, "health_check_failure", e) for rank, e in worker_exceptions.items() if rank not in still
+            rank: getattr(e, "health_check_failure", e)
+            for rank, e in worker_exceptions.items()
+            if rank not in unresponsive
         }
-        error = as_error(found, self.plan, dict.fromkeys(still, self.patience))
+        error = error_for(found, self.plan, dict.fromkeys(unresponsive, self.timeout))
         if not isinstance(error, WorkerLostError):
             raise error
-        ray.get(self.mailbox.put.remote(error))
+        ray.get(self.events.put.remote(error))

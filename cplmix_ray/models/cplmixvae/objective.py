@@ -1,10 +1,10 @@
-"""The objective of Marghi et al. 2021, Eq. 7, as a loss to minimise:
+"""The objective of Marghi et al. (2021), Eq. 7, as a loss to minimise, and its weights at each step:
 
     sum_a (A-1) [ -E log p(x_a|s_a,c_a) + beta E KL(q(s_a|c_a,x_a) || p(s_a|c_a)) ]
   - sum_{a<b} [ H(c_a|x_a) + H(c_b|x_b) - lambda E d_sigma^2(c_a, c_b) ]
 
-Every arm is in A-1 pairs, so its entropy carries the same factor as its reconstruction. The weights that the settings
-add, of reconstruction, entropy and marginal entropy, are 1, 1 and 0 there.
+Every arm is in A-1 pairs, so its entropy has the same factor as its reconstruction. The settings add weights of the
+reconstruction, the entropy and the marginal entropy, which are 1, 1 and 0 in Eq. 7.
 """
 
 import math
@@ -13,19 +13,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cplmix_ray.config import CouplingName
+from cplmix_ray.config.names import CouplingName
+from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What counts at a step, and how much.
+    """Coupling and weights of the objective at a step.
 
     Attributes:
-        coupling, lam: which coupling between the arms, and its weight.
-        reconstruction: of -E log p(x|s,c) and beta times the state's KL; None where the encoders train alone.
-        entropy: of H(c|x), which is maximised.
-        marginal: of the entropy of the mean posterior, which is maximised.
-        guess: of -log q of the guessed category.
+        coupling, lam: name of the coupling between arms, and its weight.
+        reconstruction: weight of -E log p(x|s,c) and beta times the KL divergence of the state; None if only the
+            encoders are trained.
+        entropy: weight of H(c|x), which is maximised.
+        marginal: weight of the entropy of the mean posterior, which is maximised.
+        guess: weight of -log q of the initial cluster.
     """
 
     coupling: CouplingName
@@ -39,14 +41,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class Terms:
-    """Terms of the arms held here, each of shape (A_local,), in nats averaged over the minibatch.
+    """Terms of the arms of this worker, each of shape (A_local,), in nats averaged over the minibatch.
 
     Attributes:
         entropy: H(c|x).
-        marginal_entropy: entropy of the minibatch's mean posterior, or how near it is to a prior.
-        reconstruction: -E log p(x|s,c); None where the encoders train alone.
+        marginal_entropy: entropy of the mean posterior, or its agreement with a prior; see :func:`marginal_entropy`.
+        reconstruction: -E log p(x|s,c); None if only the encoders are trained.
         kl_state: E KL(q(s|c,x) || p(s|c)); None likewise.
-        guess: -E log q(guess|x); None where nothing is guessed.
+        guess: -E log q(guess|x); None if no initial clustering is learned.
     """
 
     entropy: Tensor
@@ -56,7 +58,7 @@ class Terms:
     guess: Tensor | None = None
 
     def named(self) -> dict[str, Tensor]:
-        """The terms that there are, by name."""
+        """The terms that are not None, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
@@ -73,31 +75,57 @@ def categorical_entropy(log_q_ank: Tensor) -> Tensor:
 def marginal_entropy(
     log_q_ank: Tensor, log_prior_k: Tensor | None = None, average: Callable[[Tensor], Tensor] = lambda mean: mean
 ) -> Tensor:
-    """Entropy in nats of the posterior's mean over the minibatch, (A,); log K where all categories are used alike.
+    """Entropy in nats of the mean posterior of the minibatch, (A,); log K if all categories are used equally.
 
     Args:
-        log_q_ank: log-posteriors.
-        log_prior_k: log of the abundances that are expected; with them it is log K - KL(mean posterior || prior), which
-            is largest where categories are used as expected, and the entropy itself for a uniform prior.
-        average: from a mean over the cells given to that over a minibatch of which they are a share.
+        log_q_ank: log-posteriors of the cells on this worker.
+        log_prior_k: log of the expected abundances; with them the result is log K - KL(mean posterior || prior), which
+            is largest if the categories are used as expected, and equal to the entropy for a uniform prior.
+        average: computes the mean over the minibatch from the mean over the cells on this worker.
     """
     q_ak = average(log_q_ank.exp().mean(dim=1))
-    surprise_ak = q_ak.clamp_min(1e-20).log()
+    log_ratio_ak = q_ak.clamp_min(1e-20).log()
     if log_prior_k is not None:
-        surprise_ak = surprise_ak - log_prior_k - math.log(len(log_prior_k))
-    return -(q_ak * surprise_ak).sum(-1)
+        log_ratio_ak = log_ratio_ak - log_prior_k - math.log(len(log_prior_k))
+    return -(q_ak * log_ratio_ak).sum(-1)
 
 
 def arm_weight(n_arms: int) -> int:
-    """Pairs that an arm is in, A-1; one arm alone is a plain mixture VAE and counts once."""
+    """Factor of the terms of an arm: the number of pairs it is in, A-1, or 1 for a single arm (a plain mixture VAE)."""
     return max(n_arms - 1, 1)
 
 
 def loss_of(terms: Terms, n_arms: int, weights: Weights) -> Tensor:
-    """Each arm's own part of the loss, shape (A_local,); the coupling is added to it."""
+    """Loss of each arm without the coupling, shape (A_local,)."""
     own = -weights.entropy * terms.entropy - weights.marginal * terms.marginal_entropy
     if weights.reconstruction is not None and terms.reconstruction is not None and terms.kl_state is not None:
         own = own + weights.reconstruction * (terms.reconstruction + weights.beta * terms.kl_state)
     if terms.guess is not None:
         own = own + weights.guess * terms.guess
     return arm_weight(n_arms) * own
+
+
+def aligning(step: int, config: CplMixVAEConfig) -> bool:
+    """Whether ``step`` (from 0) belongs to the first stage, in which only the encoders are trained."""
+    return step < config.alignment.align_steps
+
+
+def weights_at(step: int, config: CplMixVAEConfig) -> Weights:
+    """Weights at ``step`` (from 0): those of the first stage, then those of Eq. 7 with the warm-up of lambda."""
+    if aligning(step, config):
+        first = config.alignment
+        return Weights(
+            first.align_coupling, 1.0, None, 0.0, first.align_entropy, first.align_marginal, first.align_guess
+        )
+    objective, warmup = config.objective, config.training.lam_warmup
+    done = step - config.alignment.align_steps
+    lam = objective.lam * min(1.0, done / warmup) if warmup else objective.lam
+    return Weights(
+        objective.coupling,
+        lam,
+        objective.reconstruction,
+        objective.beta,
+        objective.entropy,
+        objective.marginal,
+        objective.guess,
+    )

@@ -1,4 +1,4 @@
-"""The terms of the augmenter's objective; the equations are in the room's docstring."""
+"""The terms of the augmenter's objective; its equation is in the docstring of this package."""
 
 import torch
 from torch import Tensor
@@ -7,18 +7,18 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from cplmix_ray.models.vaegan.networks import Augmenter, Discriminator
 
 
-def triplet(x_ng: Tensor, noise_free_ng: Tensor, noisy_ng: Tensor, alpha: float, unit: float) -> Tensor:
-    """T_alpha = max(||x - x_0|| - ||x - x_n|| + alpha, 0) a cell, shape (n,).
+def triplet(x_ng: Tensor, noise_free_ng: Tensor, noisy_ng: Tensor, alpha: float, scale: float) -> Tensor:
+    """T_alpha = max(||x - x_0|| - ||x - x_n|| + alpha, 0) of each cell, shape (n,).
 
     Args:
-        unit: distance that counts as 1.
+        scale: distances are divided by it.
     """
-    near_n, far_n = (distance(x_ng, copy_ng) / unit for copy_ng in (noise_free_ng, noisy_ng))
+    near_n, far_n = (distance(x_ng, copy_ng) / scale for copy_ng in (noise_free_ng, noisy_ng))
     return (near_n - far_n + alpha).clamp_min(0.0)
 
 
 def distance(x_ng: Tensor, y_ng: Tensor) -> Tensor:
-    """Euclidean distance, shape (n,); its gradient is finite where the two are the same."""
+    """Euclidean distance, shape (n,), with a finite gradient at zero."""
     return ((x_ng - y_ng).square().sum(-1) + 1e-12).sqrt()
 
 
@@ -39,11 +39,11 @@ def log_likelihood(x_ng: Tensor, out_ng: Tensor, pixels: bool) -> Tensor:
 def discriminator_loss(
     discriminator: Discriminator, x_ng: Tensor, noise_free_ng: Tensor, noisy_ng: Tensor, smoothness: float
 ) -> tuple[Tensor, Tensor]:
-    """What D minimises, and V(D, G).
+    """Loss of D, which is -V(D, G) plus the R1 penalty, and V(D, G).
 
-    V = E log D(x) + E [log(1 - D(x_0)) + log(1 - D(x_n))] / 2, in which real cells and copies weigh the same. D gets
-    the copies without their history, so that nothing of G moves. R1, smoothness/2 E ||grad_x D(x)||^2 (Mescheder et
-    al. 2018), is no part of V.
+    V = E log D(x) + E [log(1 - D(x_0)) + log(1 - D(x_n))] / 2, in which real cells and copies have equal weight. The
+    copies are detached, so that G gets no gradient. The R1 penalty is smoothness/2 E ||grad_x D(x)||^2 (Mescheder et
+    al. 2018).
     """
     x_ng = x_ng.detach().requires_grad_(smoothness > 0)
     real_n = discriminator(x_ng)
@@ -51,15 +51,15 @@ def discriminator_loss(
     value = -softplus(-real_n).mean() - sum(softplus(fake_n).mean() for fake_n in fakes) / 2
     loss = -value
     if smoothness > 0:
-        (slope_ng,) = torch.autograd.grad(real_n.sum(), x_ng, create_graph=True)
-        loss = loss + 0.5 * smoothness * slope_ng.square().sum(-1).mean()
+        (gradient_ng,) = torch.autograd.grad(real_n.sum(), x_ng, create_graph=True)
+        loss = loss + 0.5 * smoothness * gradient_ng.square().sum(-1).mean()
     return loss, value.detach()
 
 
-def fooling_loss(discriminator: Discriminator, noise_free_ng: Tensor, noisy_ng: Tensor) -> Tensor:
-    """What G minimises in place of V: -[log D(x_0) + log D(x_n)] / 2.
+def non_saturating_loss(discriminator: Discriminator, noise_free_ng: Tensor, noisy_ng: Tensor) -> Tensor:
+    """Non-saturating loss of G, which replaces V: -[log D(x_0) + log D(x_n)] / 2.
 
-    It has the fixed points of V and a gradient where D is sure (Goodfellow et al. 2014, section 3).
+    It has the same fixed points as V, and a gradient where D is confident (Goodfellow et al. 2014, section 3).
     """
     fakes = [discriminator(copy_ng) for copy_ng in (noise_free_ng, noisy_ng)]
     return (softplus(-fakes[0]).mean() + softplus(-fakes[1]).mean()) / 2

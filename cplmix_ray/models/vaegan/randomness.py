@@ -1,4 +1,4 @@
-"""Explicit randomness: a generator for every (seed, purpose); nothing depends on global state."""
+"""Random generators: one for every (seed, purpose), independent of global state."""
 
 import numpy as np
 import torch
@@ -12,22 +12,25 @@ GENERATOR, DISCRIMINATOR, LATENT, NOISE, CLASSIFIER, COPIES = (
     "copies",
 )
 PURPOSES = (GENERATOR, DISCRIMINATOR, LATENT, NOISE, CLASSIFIER, COPIES)
-_AUGMENTER, _ORDER = 0xA06, 1000  # apart from the arms' generators, and from the purposes
+ORDER_KEY = (0xA06, 1000)
+"""Key of the order of cells, different from those of other model families and of the purposes."""
+_SHARD = 2000
 
 
-def generator_for(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator for one purpose."""
-    state = np.random.SeedSequence((seed, _AUGMENTER, PURPOSES.index(purpose))).generate_state(1, np.uint64)[0]
+def generator_for(seed: int, purpose: str, device: torch.device | str = "cpu", shard: int = 0) -> torch.Generator:
+    """A new generator for one purpose and one shard of the minibatches."""
+    key = (seed, ORDER_KEY[0], PURPOSES.index(purpose))
+    state = np.random.SeedSequence((*key, _SHARD + shard) if shard else key).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
 def minibatches(rows: np.ndarray, batch_size: int, n_steps: int, seed: int):
-    """Rows of one minibatch after the other; each epoch is a new permutation without its incomplete last minibatch."""
+    """Rows of each minibatch; each epoch is a new permutation without its last, incomplete minibatch."""
     size = min(batch_size, len(rows))
     each = len(rows) // size
     order = rows
     for step in range(n_steps):
         epoch, at = divmod(step, each)
         if at == 0:
-            order = np.random.default_rng([seed, _AUGMENTER, _ORDER, epoch]).permutation(rows)
+            order = np.random.default_rng([seed, *ORDER_KEY, epoch]).permutation(rows)
         yield order[at * size : (at + 1) * size]

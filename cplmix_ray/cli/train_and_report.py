@@ -1,0 +1,78 @@
+"""Steps shared by the commands that train a model: read and prepare the data, train, write and print the results."""
+
+import time
+from pathlib import Path
+
+from cplmix_ray.cli.parser import loading
+from cplmix_ray.cli.progress import Display, score_line, shown_check
+from cplmix_ray.config import RunConfig
+from cplmix_ray.utils.errors import InputError
+
+_RESULTS = ("result.h5ad", "augmenter.safetensors", "manifest.json", "metrics.json", "checkpoints", "tensorboard")
+"""Files and folders of a run folder that the last line of a command lists."""
+
+
+def train_model(config: RunConfig, out: str | Path, resume: bool) -> None:
+    """Train, write the run folder, and print scores and the folder.
+
+    Raises:
+        InputError, TrainingError: see :func:`cplmix_ray.runs.run.run_training`.
+    """
+    display = Display()
+    # Slow imports are delayed, so that --help and invalid options are answered at once.
+    with loading():
+        from cplmix_ray.checkpoints.run_folder import RunFolder
+        from cplmix_ray.data.io.read import read_input, settle_disk
+        from cplmix_ray.distributed.plan import Plan
+        from cplmix_ray.models.registry import build_dataset, family_of
+        from cplmix_ray.runs.results import write_result
+        from cplmix_ray.runs.resume import checkpoint_to_resume, with_kept_inputs
+        from cplmix_ray.runs.run import run_training
+
+    folder, family = RunFolder(out), family_of(config)
+    folder.require_room(resume)
+    config = settle_disk(with_kept_inputs(folder, config) if resume else config)
+    source = read_input(config, shown_check())
+    data = build_dataset(source, config)
+    for note in data.notes:
+        display.say(note)
+    checkpoint = checkpoint_to_resume(folder, config, data, display.say) if resume else None
+
+    def announce(plan: Plan, first: int, last: int) -> None:
+        training, words = data.training, family.summary(config)
+        display.say(
+            f"{source.name}: {training.matrix.shape[0]} x {training.matrix.shape[1]}, {len(training.train_idx)} train, "
+            f"{len(training.val_idx)} validate; {f'{words}, ' if words else ''}seed {config.seed}."
+        )
+        display.say(plan.reason)
+        display.begin(first, last)
+
+    try:
+        run = run_training(config, data, folder, display, checkpoint, announce)
+    finally:
+        display.end()
+    if run.outputs:
+        write_result(folder.result, source.adata, run)
+    metrics = run.metrics
+    display.say(f"Trained {metrics['steps']} steps in {metrics['seconds']:.1f} s.")
+    held_out = {name.removeprefix("val_"): value for name, value in metrics.items() if name.startswith("val_")}
+    for name, scores in (("All cells", metrics), ("Validation", held_out)):
+        line = score_line(name, scores)
+        if line:
+            display.say(line)
+    for line in family.remarks(metrics, run.model.config):
+        display.say(line)
+    written = [folder.path / name for name in _RESULTS if (folder.path / name).exists()]
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in written]
+    display.say(f"Results are in {folder.path}: {', '.join(names)}.")
+
+
+def output_folder(out: str | None, resume: bool, data: str, prefix: str = "") -> Path:
+    """The folder given with --out, or a new one named for the data and the time.
+
+    Raises:
+        InputError: a run is to be resumed and its folder is not given.
+    """
+    if resume and out is None:
+        raise InputError("--resume requires the folder of the run; give it with --out.")
+    return Path(out) if out else Path("runs") / f"{prefix}{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -1,0 +1,66 @@
+"""Settings of the data set and its preparation."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cplmix_ray.config.section import Section
+
+
+class Input(Section):
+    """The data set and its preparation."""
+
+    data: str = Field(
+        "digits",
+        description=(
+            "File of cells (.h5ad or .csv) or of images (.npz), or 'digits' (included in scikit-learn), or "
+            "'dsprites' (generated). Several .csv files with the same genes can be joined with commas."
+        ),
+    )
+    metadata: str | None = Field(
+        None,
+        description=(
+            "CSV file with one row per cell, matched by the cell name in the column sample_name (or in the "
+            "first column if there is none). Its columns are added to obs; cells without a row are excluded."
+        ),
+    )
+    subset: int | None = Field(
+        None, ge=1, description="Use only this many cells, drawn with --seed; default: all cells."
+    )
+    backed: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description=(
+            "Keep the matrix of an .h5ad on disk and read it in blocks during training, with bounded memory. "
+            "auto: do so if it would take more than a quarter of the free memory."
+        ),
+    )
+    layer: str | None = Field(None, description="Layer of the .h5ad to read instead of X.")
+    labels_key: str | None = Field(None, description="Column of obs with known types; used for scores only.")
+    state_key: tuple[str, ...] = Field(
+        (), strict=False, description="Columns of obs with a known continuous state; used for scores only."
+    )
+    genes: str | None = Field(
+        None,
+        description=(
+            "Text file with one gene name per line; only these genes are used. Library sizes are computed "
+            "from all genes."
+        ),
+    )
+    normalise: Literal["auto", "log1p", "none"] = Field(
+        "auto",
+        description=(
+            "log1p: scale each cell to --target-sum counts, then log(1 + x). none: no normalisation. auto: "
+            "log1p if X contains raw counts, or values too large to be logarithms, and the likelihood is "
+            "gaussian; the choice is reported."
+        ),
+    )
+    target_sum: float = Field(1e4, gt=0, le=1e12, description="Library size to which cells are scaled.")
+    hvg: int | None = Field(
+        None, ge=2, description="Keep this many highly variable genes (requires scanpy); default: all genes."
+    )
+    val_fraction: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Fraction of cells held out for validation; at most 20,000 cells if the data stay on disk.",
+    )

@@ -1,0 +1,67 @@
+"""Scores of trained coupled mixture VAEs, and their results in AnnData objects."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cplmix_ray.metrics.category_scores import score
+from cplmix_ray.metrics.disentanglement import disentanglement
+from cplmix_ray.metrics.state_scores import state_scores
+
+if TYPE_CHECKING:
+    import anndata
+
+    from cplmix_ray.data.dataset import Dataset
+    from cplmix_ray.data.source import Source
+
+
+def all_scores(outputs: Mapping[str, np.ndarray], data: "Dataset", seed: int) -> dict[str, float]:
+    """Scores over all cells, and over the validation cells under names that begin with ``val_``."""
+    scores = scores_of(outputs, data, slice(None))  # no copy of the outputs of millions of cells
+    scores["reconstruction"] = float(np.mean(outputs["reconstruction_a"].tolist()))
+    if data.factors is not None:
+        category_n = outputs["probs_nk"].argmax(axis=1)
+        scores |= disentanglement(outputs["state_nd"], category_n, data.factors.classes_nf, seed)
+    held_out = scores_of(outputs, data, data.training.val_idx)
+    return {**scores, **{f"val_{name}": value for name, value in held_out.items()}}
+
+
+def scores_of(outputs: Mapping[str, np.ndarray], data: "Dataset", idx_n: np.ndarray | slice) -> dict[str, float]:
+    """Scores of the consensus over some of the cells."""
+    labels_n = None if data.labels_n is None else data.labels_n[idx_n]
+    truth_nm = None if data.truth_nm is None else data.truth_nm[idx_n]
+    probs_nk, state_nd = outputs["probs_nk"][idx_n], outputs["state_nd"][idx_n]
+    scores = score(outputs["log_q_ank"][:, idx_n], probs_nk, labels_n)[0]
+    return {**scores, **state_scores(state_nd, truth_nm, labels_n, probs_nk.argmax(axis=1))}
+
+
+def source_scores(
+    outputs: Mapping[str, np.ndarray], source: "Source", seed: int
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Scores of the consensus and of each arm for cells that were read."""
+    probs_nk, state_nd, losses = outputs["probs_nk"], outputs["state_nd"], outputs["reconstruction_a"].tolist()
+    category_n = probs_nk.argmax(axis=1)
+    consensus, arms = score(outputs["log_q_ank"], probs_nk, source.labels_n)
+    consensus.update(state_scores(state_nd, source.truth_nm, source.labels_n, category_n))
+    consensus["reconstruction"] = sum(losses) / len(losses)
+    if source.factors is not None:
+        consensus |= disentanglement(state_nd, category_n, source.factors.classes_nf, seed)
+    for scores, loss in zip(arms, losses, strict=True):
+        scores["reconstruction"] = loss
+    return consensus, arms
+
+
+def annotate_categories(
+    adata: "anndata.AnnData", outputs: Mapping[str, np.ndarray], n_categories: int, key: str
+) -> None:
+    """Add category and confidence to obs, state and probabilities to obsm, in place."""
+    import pandas as pd
+
+    probs_nk = outputs["probs_nk"]
+    adata.obs[f"{key}_category"] = pd.Categorical.from_codes(
+        probs_nk.argmax(axis=1), categories=[str(k) for k in range(n_categories)]
+    )
+    adata.obs[f"{key}_confidence"] = probs_nk.max(axis=1).astype(np.float32, copy=False)
+    adata.obsm[f"X_{key}"] = outputs["state_nd"].astype(np.float32, copy=False)
+    adata.obsm[f"{key}_probs"] = probs_nk.astype(np.float32, copy=False)

@@ -1,0 +1,189 @@
+"""Coupled mixture VAEs as a model family (Marghi et al. 2021)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from cplmix_ray.config.run import RunConfig
+from cplmix_ray.data.preprocessing.preparation import Preparation
+from cplmix_ray.data.training_set import MAIN, Modality, PreparedCells, TrainingSet
+from cplmix_ray.models.base import Family, Model, Outcome, Output, Scores
+from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
+from cplmix_ray.models.registry import register_family
+from cplmix_ray.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import anndata
+
+    from cplmix_ray.data.dataset import Dataset
+    from cplmix_ray.data.source import Source
+
+
+class CplMixVAEFamily(Family):
+    """Coupled mixture VAEs. Every arm is a unit with one part."""
+
+    name: ClassVar[str] = "cplmixvae"
+    config: ClassVar[type[RunConfig]] = CplMixVAEConfig
+    unit: ClassVar[str] = "arm"
+    outputs: ClassVar[dict[str, Output]] = {
+        "log_q_ank": Output("posterior", 1, by_unit=True),
+        "reconstruction_a": Output("reconstruction", None, by_unit=True, predicted=False),
+        "probs_nk": Output("consensus", 0),
+        "state_nd": Output("state", 0),
+    }
+    validated: ClassVar[tuple[str, ...]] = ("log_q_ank", "reconstruction_a")
+
+    def units(self, config: RunConfig) -> tuple[tuple[str, ...], ...]:
+        return tuple((f"arm-{arm}",) for arm in range(_own(config).model.n_arms))
+
+    def build_dataset(self, source: "Source", config: RunConfig, root: str | Path = "") -> "Dataset":
+        from cplmix_ray.models.cplmixvae.dataset import build_arm_dataset
+
+        self.check_source(source, config)
+        return build_arm_dataset(source, _own(config), root)
+
+    def prepare_again(
+        self, source: "Source", config: RunConfig, preparations: Mapping[str, Preparation]
+    ) -> PreparedCells:
+        from cplmix_ray.data.preprocessing.prepare_again import prepare_again
+        from cplmix_ray.models.cplmixvae.dataset import resolved_likelihood
+
+        preparation = preparations[MAIN]
+        matrix = prepare_again(source, preparation, resolved_likelihood(_own(config), preparation))
+        return PreparedCells({MAIN: Modality(matrix, preparation)})
+
+    def build(
+        self, config: RunConfig, preparations: Mapping[str, Preparation], units: Sequence[int], device: torch.device
+    ) -> Model:
+        from cplmix_ray.models.cplmixvae.model import CoupledArms
+
+        return CoupledArms(_own(config), preparations[MAIN], units, device)
+
+    def check_source(self, source: "Source", config: RunConfig) -> None:
+        n_categories = _own(config).model.n_categories
+        if source.n_cells < n_categories:
+            raise InputError(
+                f"{source.name} has {source.n_cells} cells, fewer than --n-categories {n_categories}; lower "
+                f"--n-categories or give more cells."
+            )
+
+    def dataset_keys(self, config: RunConfig) -> tuple[object, object]:
+        own = _own(config)
+        matrices = own.input, own.model.likelihood
+        return matrices, (matrices, own.copies, own.seed, own.ensemble_of)
+
+    def search_metric(self, labelled: bool) -> str | None:
+        return "acc" if labelled else "agreement"
+
+    def resolve(self, config: RunConfig, data: TrainingSet) -> RunConfig:
+        from cplmix_ray.models.cplmixvae.dataset import augmentations_for, resolved_likelihood
+
+        own = _own(config)
+        kinds = augmentations_for(own, data.preparation, data.matrix) or ("none",)
+        likelihood = resolved_likelihood(own, data.preparation)
+        return own.with_settings(copies={"copies": kinds}, model={"likelihood": likelihood})
+
+    def validation_scores(self, outputs: Mapping[str, np.ndarray], data: "Dataset") -> tuple[Scores, list[Scores]]:
+        from cplmix_ray.couplings.simplex import centre
+        from cplmix_ray.metrics.category_scores import score
+
+        log_q_ank, losses = outputs["log_q_ank"], outputs["reconstruction_a"].tolist()
+        consensus_nk = centre(torch.from_numpy(log_q_ank)).numpy()
+        labels_n = None if data.labels_n is None else data.labels_n[data.training.val_idx]
+        consensus, arms = score(log_q_ank, consensus_nk, labels_n)
+        for scores, loss in zip(arms, losses, strict=True):
+            scores["val_reconstruction"] = loss
+        return consensus, arms
+
+    def evaluate(
+        self,
+        infer: Callable[[], dict[str, np.ndarray]],
+        model: Model,
+        data: "Dataset",
+        config: RunConfig,
+        say: Callable[[str], None],
+    ) -> Outcome:
+        from cplmix_ray.models.cplmixvae.evaluation import all_scores
+
+        outputs = infer()
+        return Outcome(outputs, all_scores(outputs, data, config.seed))
+
+    def annotate(
+        self, adata: "anndata.AnnData", outputs: Mapping[str, np.ndarray], config: RunConfig, key: str
+    ) -> None:
+        from cplmix_ray.models.cplmixvae.evaluation import annotate_categories
+
+        annotate_categories(adata, outputs, _own(config).model.n_categories, key)
+
+    def scores(
+        self, outputs: Mapping[str, np.ndarray], source: "Source", config: RunConfig
+    ) -> tuple[Scores, list[Scores]]:
+        from cplmix_ray.models.cplmixvae.evaluation import source_scores
+
+        return source_scores(outputs, source, config.seed)
+
+    def unlabelled_scores(self, outputs: Mapping[str, np.ndarray]) -> Scores:
+        from cplmix_ray.metrics.category_scores import score
+
+        return score(outputs["log_q_ank"], outputs["probs_nk"], None)[0]
+
+    def facts(self, config: RunConfig) -> dict[str, Any]:
+        model = _own(config).model
+        return {"n_categories": model.n_categories, "n_arms": model.n_arms}
+
+    def summary(self, config: RunConfig) -> str:
+        return f"K = {_own(config).model.n_categories}"
+
+    def remarks(self, metrics: Mapping[str, Any], config: RunConfig) -> list[str]:
+        n_categories = _own(config).model.n_categories
+        if metrics["populated"] > n_categories / 2:
+            return []
+        return [
+            f"Only {metrics['populated']:g} of {n_categories} categories contain cells; "
+            f"try {_remedies_for_empty_categories(_own(config))}."
+        ]
+
+    def warn(self, terms: Mapping[str, Sequence[float]], step: int, config: RunConfig) -> str | None:
+        floored = sum(terms["sigma_floored"])
+        if not floored or _own(config).model.n_arms == 1:
+            return None
+        return (
+            f"At step {step}, the standard deviation of {floored:g} categories (over all arms) is below --sigma-floor, "
+            f"because no cell uses them or all cells use them equally; the coupling uses --sigma-floor for them."
+        )
+
+    def keep_inputs(self, folder: Path, data: TrainingSet) -> None:
+        if data.tables.augmenter is not None:
+            data.tables.augmenter.write(folder / "augmenter", {})
+
+    def with_kept_inputs(self, folder: Path, config: RunConfig) -> RunConfig:
+        from cplmix_ray.models.vaegan.frozen import MANIFEST
+
+        given, kept = _own(config).copies.augmenter, folder / "augmenter"
+        if given is None or (Path(given) / MANIFEST).exists() or not (kept / MANIFEST).exists():
+            return config
+        return config.with_settings(copies={"augmenter": str(kept)})
+
+    def checkpoint_facts(self, data: TrainingSet) -> dict[str, Any]:
+        augmenter = data.tables.augmenter
+        return {"augmenter": None if augmenter is None else augmenter.checksum}
+
+
+def _remedies_for_empty_categories(config: CplMixVAEConfig) -> str:
+    """Settings with which arms use more categories. The plain softmax has no tau; with the coupling 'agreement' lambda
+    does not matter, since a single category satisfies it."""
+    if config.objective.coupling == "agreement":
+        return f"a --marginal above {config.objective.marginal:g}, or more steps"
+    tau = f"a --tau below {config.model.temperature:g}, " if config.model.posterior == "tempered" else ""
+    return f"{tau}a smaller --lam, or more steps"
+
+
+def _own(config: RunConfig) -> CplMixVAEConfig:
+    assert isinstance(config, CplMixVAEConfig)
+    return config
+
+
+register_family(CplMixVAEFamily())

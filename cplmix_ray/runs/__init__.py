@@ -1,0 +1,1 @@
+"""A run from start to end: training, TensorBoard scalars, checkpoints, scores, results."""

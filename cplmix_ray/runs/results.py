@@ -1,0 +1,44 @@
+"""Results of a run in AnnData objects."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+
+from cplmix_ray.config.files import dump_config
+from cplmix_ray.data.io.write_h5ad import write_cells
+from cplmix_ray.evaluation.trained_model import TrainedModel
+from cplmix_ray.runs.run import RunResult
+from cplmix_ray.version import __version__
+
+
+def write_result(path: Path, adata: anndata.AnnData, run: RunResult) -> None:
+    """Write the cells of a run with its results as an `.h5ad` file; the given object is not changed.
+
+    Raises:
+        InputError, DiskError: it cannot be written there.
+    """
+    result = adata.copy()
+    annotate(result, run.outputs, run.model, run.metrics)
+    write_cells(path, result)
+
+
+def annotate(
+    adata: anndata.AnnData,
+    outputs: Mapping[str, np.ndarray],
+    model: TrainedModel,
+    metrics: Mapping[str, Any],
+    key: str = "cplmix",
+) -> None:
+    """Add the outputs of a model in place, with names that begin with ``key``, and its provenance to uns."""
+    model.family.annotate(adata, outputs, model.config, key)
+    adata.uns["cplmix_ray" if key == "cplmix" else f"{key}_ray"] = {
+        "version": __version__,
+        "config": dump_config(model.config),
+        "seed": model.config.seed,
+        "step": model.step,
+        "consensus": float(metrics.get("consensus", float("nan"))),
+        "metrics": {name: value for name, value in metrics.items() if isinstance(value, int | float | str)},
+    }
