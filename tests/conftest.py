@@ -1,4 +1,4 @@
-"""Shared by all tests: one Ray for the session, quiet and small."""
+"""Fixtures shared by all tests, among them one small Ray for the session."""
 
 import csv
 import os
@@ -28,7 +28,7 @@ _LONGEST = (
     "test_malformed",
     "test_endurance",
 )
-"""Files whose slow tests take minutes: begun first, so that no core waits for one of them at the end."""
+"""Files whose tests take longest; they are started first, so that no core is idle at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,20 +38,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    """Tests run beside Ray workers on few cores."""
+    """One torch thread, as Ray workers run beside the tests on few cores."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _threads_put_back(_one_thread):
-    """A test that leaves another number behind is named here, and not the one that it would trip."""
+    """Fail the test that changes the number of threads, not a later one."""
     yield
     assert torch.get_num_threads() == 1
 
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """A Ray of three CPU slots, started once; yields the module."""
+    """A local Ray with three CPU slots, started once; yields the module ``ray``."""
     import ray
 
     ray.init(
@@ -68,7 +68,7 @@ def ray_cluster():
 
 @pytest.fixture
 def disk(tmp_path) -> Iterator[Callable[[Path, int], None]]:
-    """Mounts a small file system at a folder, or changes it: its kilobytes, or whether it can be written to."""
+    """A function that mounts a tmpfs of some kilobytes at a folder, or remounts it with another size or options."""
     mounted: list[Path] = []
 
     def mount(place: Path, kilobytes: int, *options: str) -> None:
@@ -92,10 +92,10 @@ _FAULT_COLUMNS = ("fault", "made", "times", "happened", "steps_lost", "seconds")
 
 @pytest.fixture
 def fault_row() -> Callable[..., None]:
-    """Keeps what a test that does damage has seen, as a row of the file named by CPLMIX_RAY_FAULTS.
+    """A function that appends the result of a fault test to the CSV file named by CPLMIX_RAY_FAULTS, if set.
 
-    docs/reliability.md is written from these rows. ``times`` counts how often the damage was done, ``steps_lost`` and
-    ``seconds`` (to recover) are the largest seen, None where there is nothing to lose or to recover from.
+    docs/reliability.md is written from these rows. ``times`` counts how often the fault was made; ``steps_lost`` and
+    ``seconds`` (to recover) are the largest seen, None where they do not apply.
     """
 
     def keep(

@@ -1,13 +1,12 @@
-"""Runs and searches one after the other in one process, while their workers are killed and frozen at random.
+"""Runs and searches in one process, one after the other, while their workers are randomly killed and stopped.
 
     python tests/endurance.py --minutes 30
     python tests/endurance.py --rounds 3
 
-Prints a line for every run and search, then what became of all as a line of JSON: what was done to them, whether each
-run ended with the weights that it has when nobody disturbs it and each search (one in two of them population based)
-with all its rows, and how memory, open files, threads, processes and what Ray holds stood at first and at the end. "At
-first" is after an undisturbed run and an undisturbed search of each kind that is to come, so that what a process loads
-once and keeps (Ray Tune, fonts of plots) is there already.
+Prints a line for each run and search, then a summary as a line of JSON: the signals sent, whether each run ended with
+the weights of an undisturbed run and each search (every second one population based) with the rows of an undisturbed
+one, and the use of memory, files, threads, processes and Ray's resources at first and at the end. "At first" is after
+an undisturbed run and an undisturbed search of each kind, so that what a process loads once (Ray Tune) is included.
 """
 
 import argparse
@@ -31,15 +30,16 @@ from processes import workers_of
 
 from cplmix_ray.checkpoints.checkpoint import latest_checkpoint
 from cplmix_ray.checkpoints.run_folder import RunFolder
-from cplmix_ray.config import Config
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.config.search import SearchConfig
-from cplmix_ray.data.dataset import build_dataset, read_source
+from cplmix_ray.data.io.read import read_source
 from cplmix_ray.distributed.ray_init import ray_session
-from cplmix_ray.training.run import conduct
-from cplmix_ray.tuning.search import conduct_search
+from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
+from cplmix_ray.models.registry import build_dataset
+from cplmix_ray.runs.run import run_training
+from cplmix_ray.tuning.search import run_search
 from cplmix_ray.tuning.search_folder import SearchFolder
-from cplmix_ray.tuning.trial_runner import Quiet
+from cplmix_ray.tuning.trial import NoProgress
 
 RUN = {
     "model": {"n_arms": 2, "hidden": [24], "bottleneck": 8},
@@ -48,7 +48,7 @@ RUN = {
 }
 SEARCH = {
     "run": {**RUN, "model": {**RUN["model"], "n_arms": 1}, "training": {**RUN["training"], "max_steps": 400}},
-    # With the third learning rate the numbers overflow, and the trial fails by itself.
+    # With the third learning rate values overflow, and the trial fails.
     "space": {"training.lr": {"grid": [1e-3, 3e-3, 1e30]}, "objective.lam": {"grid": [0.5, 2.0]}},
     "search": {"trial_failures": 6},
 }
@@ -60,25 +60,25 @@ POPULATION = {
 }
 
 
-class Trouble:
-    """While it is entered, a thread does damage to some worker process of this Ray every few seconds.
+class RandomSignals:
+    """Context in which a thread sends a signal to a random worker process of this Ray every few seconds.
 
     Args:
-        titles: of the processes that may be hit.
+        titles: titles of the processes that may receive one.
         kinds: signals that may be sent.
     """
 
     MOST = 3
-    """Signals in all, so that what is hit comes to its end on the slowest machine."""
+    """Signals in total, so that a run ends even on a slow machine."""
     PAUSE = (1.0, 8.0)
-    """Seconds between two of them; the first comes before a run of the fastest machine is over."""
+    """Range of seconds between two signals; the first is sent before a run on a fast machine is over."""
 
-    def __init__(self, luck: random.Random, titles: tuple[str, ...], kinds: tuple[int, ...]):
-        self.luck, self.titles, self.kinds = luck, titles, kinds
+    def __init__(self, rng: random.Random, titles: tuple[str, ...], kinds: tuple[int, ...]):
+        self.rng, self.titles, self.kinds = rng, titles, kinds
         self.done: list[int] = []
         self._over = threading.Event()
 
-    def __enter__(self) -> "Trouble":
+    def __enter__(self) -> "RandomSignals":
         self._over.clear()
         self._thread = threading.Thread(target=self._make, daemon=True)
         self._thread.start()
@@ -89,13 +89,13 @@ class Trouble:
         self._thread.join()
 
     def _make(self) -> None:
-        while len(self.done) < self.MOST and not self._over.wait(self.luck.uniform(*self.PAUSE)):
+        while len(self.done) < self.MOST and not self._over.wait(self.rng.uniform(*self.PAUSE)):
             while not (found := self._found()):
                 if self._over.wait(0.1):
                     return
-            kind = self.luck.choice(self.kinds)
+            kind = self.rng.choice(self.kinds)
             with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
-                os.kill(self.luck.choice(found), kind)
+                os.kill(self.rng.choice(found), kind)
                 self.done.append(kind)
 
     def _found(self) -> list[int]:
@@ -103,7 +103,7 @@ class Trouble:
 
 
 def state() -> dict[str, float]:
-    """What this process and the Ray that it started hold; memory is a process's own, in MiB."""
+    """Resources held by this process and its Ray; memory is private memory in MiB."""
     import ray
     from ray.util import placement_group_table
 
@@ -125,24 +125,24 @@ def state() -> dict[str, float]:
 
 
 def settled(seconds: float = 20.0) -> dict[str, float]:
-    """The same once nothing is held any more, or after some seconds."""
+    """``state()`` once Ray holds no CPU and no placement group, or after ``seconds``."""
     until = time.monotonic() + seconds
     while (now := state())["cpus_held"] + now["groups"] > 0 and time.monotonic() < until:
         time.sleep(0.5)
     return now
 
 
-def train(out: Path, data: Any, config: Config) -> tuple[dict[int, dict[str, torch.Tensor]], dict[str, Any]]:
+def train(out: Path, data: Any, config: CplMixVAEConfig) -> tuple[dict[int, dict[str, torch.Tensor]], dict[str, Any]]:
     """Final weights and metrics of a run."""
-    outcome = conduct(config, data, RunFolder(out), Quiet())
+    outcome = run_training(config, data, RunFolder(out), NoProgress())
     checkpoint, wrong = latest_checkpoint(out / "checkpoints")
     assert checkpoint is not None and not wrong and checkpoint.step == config.training.max_steps
-    return checkpoint.arms, outcome.metrics
+    return checkpoint.parts, outcome.metrics
 
 
 def search(out: Path, source: Any, spec: dict[str, Any]) -> list[tuple[str, ...]]:
     """Rows of a search: trial, how it ended, score, point."""
-    conduct_search(SearchConfig.model_validate(spec), source, SearchFolder(out), lambda *_: None, lambda _: None)
+    run_search(SearchConfig.model_validate(spec), source, SearchFolder(out))
     with open(out / "results.csv", newline="") as file:
         return [
             tuple(row[name] for name in ("trial", "status", "score", *spec["space"])) for row in csv.DictReader(file)
@@ -154,7 +154,7 @@ def same(one: dict, other: dict) -> bool:
 
 
 def main(minutes: float, rounds: float, seed: int) -> None:
-    luck = random.Random(seed)
+    rng = random.Random(seed)
     source, config = read_source("digits"), parse_config(RUN)
     data = build_dataset(source, config)
     told: dict[str, Any] = {"runs": 0, "searches": 0, "killed": 0, "frozen": 0, "restarts": 0, "lost_steps": 0}
@@ -173,7 +173,7 @@ def main(minutes: float, rounds: float, seed: int) -> None:
             number += 1
             out = Path(scratch) / str(number)
             if number % 3:
-                with Trouble(luck, ("ray::ArmWorker",), (signal.SIGKILL, signal.SIGSTOP)) as trouble:
+                with RandomSignals(rng, ("ray::TrainingWorker",), (signal.SIGKILL, signal.SIGSTOP)) as signals:
                     arms, metrics = train(out, data, config)
                 told["runs"] += 1
                 told["other_weights"] += not same(arms, whole)
@@ -182,15 +182,15 @@ def main(minutes: float, rounds: float, seed: int) -> None:
                 )
             else:
                 kind = [*kinds][number // 3 % 2 - 1]
-                with Trouble(luck, ("ray::TrialActor", "ResourceTrainable"), (signal.SIGKILL,)) as trouble:
+                with RandomSignals(rng, ("ray::TrialActor", "ResourceTrainable"), (signal.SIGKILL,)) as signals:
                     found = search(out, source, kinds[kind])
                 told["searches"] += 1
                 told["other_rows"] += found != rows[kind]
                 for row in sorted({*found} ^ {*rows[kind]}):
                     print(number, kind, "now" if row in found else "undisturbed", *row, flush=True)
             shutil.rmtree(out)
-            told["killed"] += trouble.done.count(signal.SIGKILL)
-            told["frozen"] += trouble.done.count(signal.SIGSTOP)
+            told["killed"] += signals.done.count(signal.SIGKILL)
+            told["frozen"] += signals.done.count(signal.SIGSTOP)
             told["last"] = settled()
             print(
                 number,
@@ -204,7 +204,12 @@ def main(minutes: float, rounds: float, seed: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="no round begins after so many")
-    parser.add_argument("--rounds", type=float, default=float("inf"), help="of two runs and a search in turn")
-    parser.add_argument("--seed", type=int, default=0, help="of the damage")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no round after this many minutes")
+    parser.add_argument(
+        "--rounds",
+        type=float,
+        default=float("inf"),
+        help="two of three are runs, the third a search",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the signals")
     main(**vars(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""Sound files with some of their bytes altered, read by processes that may die of it."""
+"""Fuzzing of the readers: valid files with altered bytes, read in processes that may crash."""
 
 import collections
 import contextlib
@@ -16,28 +16,29 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from malformed import KINDS, cells, sound_h5ad
+from malformed import KINDS, cells, valid_h5ad
 
 from cplmix_ray.cli.exits import in_one_line
-from cplmix_ray.config import Config, load_config
-from cplmix_ray.data.dataset import build_dataset, read_input
-from cplmix_ray.data.io.augmenter_file import MANIFEST, WEIGHTS, read_augmenter
+from cplmix_ray.config import load_config
+from cplmix_ray.data.io.read import read_input
 from cplmix_ray.data.preprocessing.preparation import Preparation
-from cplmix_ray.data.validation import subprocess_probe as rehearsal
-from cplmix_ray.models.vaegan.frozen import freeze, revive
+from cplmix_ray.data.validation import subprocess_probe
+from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
+from cplmix_ray.models.registry import build_dataset
+from cplmix_ray.models.vaegan.frozen import MANIFEST, WEIGHTS, build_augmenter, freeze, read_augmenter
 from cplmix_ray.models.vaegan.networks import Augmenter, AugmenterShape
 from cplmix_ray.utils.errors import InputError
 
 FORMATS = ("h5ad", "h5ad", "h5ad", "npz", "yaml", "csv", "augmenter")
 SECONDS, BYTES = 8, 8 << 30
-"""What a reader may take of the processor's time and of addresses before it is ended."""
+"""Limits of a reading process: CPU time and address space."""
 
 
 @cache
-def sound(kind: str, folder: Path, choice: int) -> dict[str, bytes]:
-    """Files of one kind by their names."""
+def valid_files(kind: str, folder: Path, choice: int) -> dict[str, bytes]:
+    """Valid files of one kind: name -> content."""
     if kind == "h5ad":
-        return {"cells.h5ad": sound_h5ad(KINDS[choice % len(KINDS)], folder)}
+        return {"cells.h5ad": valid_h5ad(KINDS[choice % len(KINDS)], folder)}
     if kind == "npz":
         target = io.BytesIO()
         images = np.random.default_rng(0).integers(0, 255, (24, 5, 5)).astype(np.uint8)
@@ -49,14 +50,14 @@ def sound(kind: str, folder: Path, choice: int) -> dict[str, bytes]:
     if kind == "yaml":
         from cplmix_ray.config.files import dump_config
 
-        return {"settings.yaml": dump_config(Config()).encode()}
+        return {"settings.yaml": dump_config(CplMixVAEConfig()).encode()}
     shape = AugmenterShape(10, 3, 2, (6,), pixels=False, nonnegative=True)
     frozen = freeze(Augmenter(shape), Preparation("log", tuple(f"gene_{i}" for i in range(10)), target_sum=1e4))
     return {WEIGHTS: frozen.weights(), MANIFEST: json.dumps(frozen.manifest({})).encode()}
 
 
 def altered(content: bytes, rng: np.random.Generator) -> bytes:
-    """Some bytes flipped, zeroed, put in, taken out, or there twice."""
+    """A copy with some bytes replaced, zeroed, inserted, removed or repeated."""
     data = bytearray(content)
     for _ in range(int(rng.choice([1, 1, 2, 4, 16]))):
         at, n = int(rng.integers(len(data) + 1)), int(rng.choice([1, 1, 2, 4, 8, 64]))
@@ -79,13 +80,15 @@ def altered(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def write(folder: Path, seed: int) -> tuple[str, Path]:
-    """An altered file of some format; the folder, for an augmenter."""
+    """Write an altered file of a random format; returns the kind and the path (of the folder, for an augmenter)."""
     rng = np.random.default_rng(seed)
     kind = FORMATS[rng.integers(len(FORMATS))]
-    files = dict(sound(kind, folder, int(rng.integers(30))))
+    files = dict(valid_files(kind, folder, int(rng.integers(30))))
     name = sorted(files)[rng.integers(len(files))]
     files[name] = altered(files[name], rng)
-    if kind == "augmenter" and name == WEIGHTS and rng.random() < 0.8:  # as who alters weights on purpose would
+    if (
+        kind == "augmenter" and name == WEIGHTS and rng.random() < 0.8
+    ):  # so that the checksum does not reject them at once
         manifest = json.loads(files[MANIFEST])
         manifest["files"][WEIGHTS] = hashlib.sha256(files[WEIGHTS]).hexdigest()
         files[MANIFEST] = json.dumps(manifest).encode()
@@ -95,22 +98,21 @@ def write(folder: Path, seed: int) -> tuple[str, Path]:
 
 
 def read(kind: str, path: Path, seed: int) -> str:
-    """'used' or 'refused', or what else became of it."""
+    """Read a file; returns 'used', 'refused', or a description of any other outcome, which is a failure."""
     try:
         with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("always")
             if kind == "yaml":
                 load_config(path)
             elif kind == "augmenter":
-                revive(read_augmenter(path))
+                build_augmenter(read_augmenter(path))
             else:
                 backed = ("no", "yes", "auto")[seed % 3] if kind == "h5ad" else "auto"
-                config = Config.model_validate(
+                config = CplMixVAEConfig.model_validate(
                     {"input": {"data": str(path), "backed": backed}, "model": {"n_categories": 3}}
                 )
                 data = build_dataset(read_input(config), config)
-                values_ng = data.training.values_ng
-                values_ng = values_ng.rows(np.arange(data.n_cells)) if hasattr(values_ng, "rows") else values_ng
+                values_ng = data.training.matrix.block()
                 if not np.isfinite(getattr(values_ng, "data", values_ng)).all():
                     return "values that are not finite"
         said = [str(warning.message) for warning in warned if not issubclass(warning.category, ResourceWarning)]
@@ -120,18 +122,18 @@ def read(kind: str, path: Path, seed: int) -> str:
         return (
             "refused"
             if line.isprintable() and ("--" in line or str(path) in line or "weights" in line)
-            else f"a poor sentence: {line}"
+            else f"a message that names nothing: {line}"
         )
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
 
 
 def _work(seeds: list[int], folder: Path, results: Path) -> None:
-    """Try files one after the other, and say of each which it is before and what became of it afterwards."""
+    """Read files one by one; the seed and kind are written before, the outcome after, so that a crash is attributed."""
     import torch
 
     torch.set_num_threads(1)
-    rehearsal._SECONDS = 4
+    subprocess_probe._SECONDS = 4
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.stderr = io.StringIO()
@@ -140,14 +142,14 @@ def _work(seeds: list[int], folder: Path, results: Path) -> None:
             kind, path = write(folder, seed)
             file.write(f"{seed}\t{kind}\t")
             file.flush()
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # ends the process, also in the midst of a library in C
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # kills the process, even inside a C library
             said = read(kind, path, seed)
             signal.setitimer(signal.ITIMER_PROF, 0)
             file.write(f"{said}\n")
 
 
 def run(seeds: list[int]) -> dict[tuple[str, str], list[int]]:
-    """What became of files of each kind, with their seeds; 'signal N' where the reading process died."""
+    """(kind, outcome) -> seeds; the outcome is 'signal N' if the reading process was killed by a signal."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fuzz"])
     found: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
@@ -165,7 +167,7 @@ def run(seeds: list[int]) -> dict[tuple[str, str], list[int]]:
                 seed, kind, said = line.split("\t", 2)
                 found[kind, said or f"signal {-process.exitcode}"].append(int(seed))
             if not lines:
-                raise RuntimeError(f"The process ended with {process.exitcode} before it read a file.")
+                raise RuntimeError(f"The process ended with exit code {process.exitcode} before it read a file.")
             waiting = waiting[len(lines) :]
     return found
 

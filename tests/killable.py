@@ -1,4 +1,7 @@
-"""Processes to be killed: forked in a moment from one that has loaded everything, and killing themselves anywhere."""
+"""Processes that kill themselves at a chosen point of a run.
+
+They are forked from a server that has already imported everything, so that starting one takes little time.
+"""
 
 import contextlib
 import io
@@ -14,29 +17,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anndata
+import numpy as np
 import torch
+from disks import fill
 
 from cplmix_ray.checkpoints.checkpoint import write_checkpoint
 from cplmix_ray.checkpoints.run_folder import RunFolder
+from cplmix_ray.cli.augment_command import augment
 from cplmix_ray.cli.exits import run_command
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.data import dataset  # noqa: F401  loaded before anything is forked
-from cplmix_ray.distributed.events import Snapshot
-from cplmix_ray.evaluation import annotate
-from cplmix_ray.models.cplmixvae import training_step as step
-from cplmix_ray.training import callbacks as watch
-from cplmix_ray.training import loop
+from cplmix_ray.data.io.write_h5ad import write_cells
+from cplmix_ray.models.cplmixvae import training_step as arms_step
+from cplmix_ray.models.cplmixvae.model import CoupledArms
+from cplmix_ray.models.vaegan import frozen
+from cplmix_ray.models.vaegan import model as vaegan
+from cplmix_ray.runs import callbacks, results
+from cplmix_ray.training.events import Snapshot
 from cplmix_ray.utils.durable import aside, replace_tree, settle
+from cplmix_ray.utils.errors import DiskError
 
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.listdir", "os.scandir"}
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Where a process kills itself: ``at`` is a step, the how-manieth operation or evaluation, or the
-    seconds after its first step.
+    """Where a process kills itself.
 
-    Places are step, event (the driver is told of the step), checkpoint, evaluation, metrics, result and time.
+    Args:
+        place: "step" (between backward pass and update), "half step" (the same for a VAE-GAN's generator, when the
+            discriminator is updated already), "event" (the driver receives the step), "checkpoint" or "export" (before
+            a file operation of writing a checkpoint or an augmenter), "evaluation", "metrics", "result" (while the
+            file is written) or "time".
+        at: the step, the number of the operation or evaluation (from 1), or the seconds after the first step.
     """
 
     place: str
@@ -47,7 +61,7 @@ NEVER = Kill("never")
 
 
 def context() -> Any:
-    """Where processes come from; its server loads this module once."""
+    """The fork server's multiprocessing context; the server imports this module once."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["killable"])
     return forks
@@ -55,7 +69,7 @@ def context() -> Any:
 
 @contextlib.contextmanager
 def found_by_the_server() -> Iterator[None]:
-    """The server looks for modules where this process does."""
+    """Give the fork server the module search path of this process."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(path or "." for path in sys.path)
     try:
@@ -67,7 +81,7 @@ def found_by_the_server() -> Iterator[None]:
 
 
 class Child:
-    """A process that runs one of this module's functions; ``seen`` is what it tells while it runs."""
+    """A process that runs a function of this module; ``seen`` holds four numbers that it reports while it runs."""
 
     def __init__(self, function: Callable, *args: Any):
         forks = context()
@@ -77,7 +91,7 @@ class Child:
             self.process.start()
 
     def end(self, timeout: float = 120) -> int:
-        """Wait for its end; its exit status, minus the signal where it was killed."""
+        """Wait for the process to end; returns its exit status, or minus the signal that killed it."""
         self.process.join(timeout)
         if self.process.exitcode is None:
             self.process.kill()
@@ -98,9 +112,8 @@ def before_every_operation(tick: Callable[[], None]) -> None:
     """Call ``tick`` before each operation on files, for as long as this process lives."""
     sys.addaudithook(lambda event, _: tick() if event in OPERATIONS else None)
 
-    def profile(
-        _: Any, event: str, what: Any
-    ) -> None:  # between the opening of a file, which empties it, and its content
+    # Writes raise no audit event; a kill between opening a file, which truncates it, and writing it matters.
+    def profile(_: Any, event: str, what: Any) -> None:
         if (
             event == "c_call"
             and what.__name__ == "write"
@@ -132,15 +145,17 @@ class _Counter:
 # Checkpoints
 
 
-def sample(number: int, size: int = 12) -> dict[int, dict[str, torch.Tensor]]:
+def sample(number: int, size: int = 12) -> dict[str, dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(number)
-    return {a: {"w": torch.randn(size, generator=generator), "g": generator.get_state()} for a in (0, 1)}
+    return {
+        part: {"w": torch.randn(size, generator=generator), "g": generator.get_state()} for part in ("arm-0", "arm-1")
+    }
 
 
 def write_checkpoints(
     seen: Any, folder: Path, written: Sequence[tuple[int, int]], keep: int, at: int, size: int = 12
 ) -> None:
-    """Write checkpoints of (step, sample), each counted in ``seen[0]`` once it is done; die at operation ``at``."""
+    """Write checkpoints of (step, sample), counting those completed in ``seen[0]``; die before operation ``at``."""
     counter = _Counter(seen, at)
     before_every_operation(counter)
     counter.armed = True
@@ -151,19 +166,20 @@ def write_checkpoints(
 
 def write_config_and_metrics(seen: Any, folder: Path, at: int) -> None:
     """Replace config.yaml and metrics.json by newer ones, and die at operation ``at``."""
-    from cplmix_ray.config import Config, save_config
+    from cplmix_ray.config import save_config
+    from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
 
     counter = _Counter(seen, at)
     before_every_operation(counter)
     counter.armed = True
     for seed in (1, 2):
-        save_config(Config(seed=seed), folder / "config.yaml")
+        save_config(CplMixVAEConfig(seed=seed), folder / "config.yaml")
         RunFolder(folder).write_metrics({"seed": seed})
         seen[0] += 1
 
 
 def replace_trees(seen: Any, folder: Path, at: int) -> None:
-    """Put three folders in each other's place, and die at operation ``at``."""
+    """Replace a folder three times; die before operation ``at``."""
     counter = _Counter(seen, at)
     before_every_operation(counter)
     counter.armed = True
@@ -178,86 +194,140 @@ def replace_trees(seen: Any, folder: Path, at: int) -> None:
         seen[0] += 1
 
 
+def write_cells_in_little_space(seen: Any, folder: Path, log: Path) -> None:
+    """Write cells to a file system of 100 kB with 0, 4, ..., 96 kB free, and fail unless each file is whole or absent.
+
+    ``seen`` receives the numbers of whole files and of attempts. A write that fails can leave HDF5 in a state in which
+    it crashes later, so this is not done in the process that runs the tests.
+    """
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    cells, target = (
+        anndata.AnnData(np.random.default_rng(0).random((300, 20)).astype(np.float32)),
+        folder / "cells.h5ad",
+    )
+    for free in range(0, 100, 4):
+        ballast = fill(folder, free)
+        seen[1] += 1
+        try:
+            write_cells(target, cells)
+        except DiskError as error:
+            assert str(target) in str(error) and "No space left on device" in str(error)
+            assert [path.name for path in folder.iterdir()] == [ballast.name]
+        else:
+            np.testing.assert_array_equal(anndata.read_h5ad(target).X, cells.X)
+            seen[0] += 1
+            target.unlink()
+        ballast.unlink()
+
+
 # Runs
 
 
 def run_train(seen: Any, words: Sequence[str], log: Path, kill: Kill) -> None:
-    """`python -m cplmix_ray.train` until it is done or dies at its place.
+    """Run `python -m cplmix_ray.train` until it is done or dies as ``kill`` says.
 
-    Of what it tells, the first is the step it is at, the second when it began its first step.
+    ``seen`` receives the current step, the time of the first step, and the number of operations or evaluations.
     """
+    _run(train, seen, words, log, kill)
+
+
+def run_augment(seen: Any, words: Sequence[str], log: Path, kill: Kill) -> None:
+    """The same of `python -m cplmix_ray.augment`."""
+    _run(augment, seen, words, log, kill)
+
+
+def _run(command: Callable[[list[str]], None], seen: Any, words: Sequence[str], log: Path, kill: Kill) -> None:
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    sys.argv = ["train", *words]
-    _tell_steps(seen, kill)
+    sys.argv = [command.__name__, *words]
+    for model, module in ((CoupledArms, arms_step), (vaegan.VAEGAN, vaegan)):
+        _tell_steps(seen, kill, model, module)
+    _tell_events(seen, kill)
     _arrange(seen, kill)
-    run_command(train)
+    run_command(command)
 
 
-def _tell_steps(seen: Any, kill: Kill) -> None:
-    inner, took = step.sum_gradients, loop.train_step
+def _tell_steps(seen: Any, kill: Kill, model: Any, module: Any) -> None:
+    """Report the steps of a model; ``module`` holds the function that is called between backward pass and update."""
+    inner, took, updates = module.sum_gradients, model.training_step, 0
 
-    def train_step(worker, exercise, cells, at, guess_n):
-        seen[0] = at + 1
+    def training_step(self, batch, at):
+        nonlocal updates
+        seen[0], updates = at + 1, 0
         if not seen[1]:
             seen[1] = time.monotonic()
-        return took(worker, exercise, cells, at, guess_n)
+        return took(self, batch, at)
 
-    def sum_gradients(*args):  # in the middle of a step: gradients are there, the weights are not updated yet
-        if kill.place == "step" and seen[0] >= kill.at:
+    def sum_gradients(*args):  # gradients are computed, weights not updated yet
+        nonlocal updates
+        updates += 1
+        if seen[0] >= kill.at and {"step": 1, "half step": 2}.get(kill.place) == updates:
             die()
         inner(*args)
 
-    see = watch.Watcher.see
+    model.training_step, module.sum_gradients = training_step, sum_gradients
 
-    def told(self, event):  # arms on actors take their steps elsewhere
+
+def _tell_events(seen: Any, kill: Kill) -> None:
+    handle = callbacks.RunCallback.handle
+
+    def told(self, event):  # with actors, steps are taken in other processes
         seen[0] = max(seen[0], getattr(event, "step", 0))
         if not seen[1]:
             seen[1] = time.monotonic()
         if kill.place == "event" and seen[0] >= kill.at:
             die()
-        see(self, event)
+        handle(self, event)
 
-    loop.train_step, step.sum_gradients, watch.Watcher.see = train_step, sum_gradients, told
+    callbacks.RunCallback.handle = told
 
 
 def _arrange(seen: Any, kill: Kill) -> None:
     if kill.place == "checkpoint":
-        counter, write = _Counter(seen, kill.at), watch.write_checkpoint
-        before_every_operation(counter)
-
-        def armed(*args):
-            counter.armed = True
-            path = write(*args)
-            counter.armed = False
-            return path
-
-        watch.write_checkpoint = armed
+        _die_at_operation_of(callbacks, "write_checkpoint", seen, kill)
+    elif kill.place == "export":
+        _die_at_operation_of(frozen.FrozenAugmenter, "write", seen, kill)
     elif kill.place == "evaluation":
-        score = watch.score
+        report = callbacks.TensorBoardWriter.scores
 
-        def die_then(*args):  # posteriors are there, their scores are not told yet
+        def die_then(*args):  # outputs are computed, scores not reported yet
             seen[2] += 1
-            return die() if seen[2] == kill.at else score(*args)
+            return die() if seen[2] == kill.at else report(*args)
 
-        watch.score = die_then
+        callbacks.TensorBoardWriter.scores = die_then
     elif kill.place == "metrics":
         sys.addaudithook(lambda event, args: _die_at_move(event, args, "metrics.json"))
     elif kill.place == "result":
-        write_cells = annotate.write_cells
+        write_cells = results.write_cells
 
         def watched(path, adata):
-            # HDF5 opens its file by itself; at its first kilobytes most of it is to come.
+            # HDF5 opens files without an audit event; once the file has any bytes, most are still to be written.
             threading.Thread(
                 target=_die_once_there, args=(path.with_name(".partial-result.h5ad"),), daemon=True
             ).start()
             write_cells(path, adata)
 
-        annotate.write_cells = watched
+        results.write_cells = watched
     elif kill.place == "time":
         threading.Thread(target=_die_after, args=(seen, kill.at), daemon=True).start()
+
+
+def _die_at_operation_of(owner: Any, name: str, seen: Any, kill: Kill) -> None:
+    """Die before the operation on files number ``kill.at`` of those that a function makes, over all its calls."""
+    counter, write = _Counter(seen, kill.at), getattr(owner, name)
+    before_every_operation(counter)
+
+    def armed(*args):
+        counter.armed = True
+        path = write(*args)
+        counter.armed = False
+        return path
+
+    setattr(owner, name, armed)
 
 
 def _die_at_move(event: str, args: tuple, name: str) -> None:

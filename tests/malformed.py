@@ -1,4 +1,4 @@
-"""Files that are malformed in as many ways as there are, each made from a sound one by a number."""
+"""Malformed .h5ad, .npz and YAML files, each made from a valid one and determined by a seed."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ KINDS = ("csr", "csc", "dense", "csr-gzip", "dense-gzip")
 
 
 def cells(kind: str) -> anndata.AnnData:
-    """Cells with something in every part of the object."""
+    """An AnnData object with something in each of its parts."""
     rng = np.random.default_rng(0)
     counts = rng.poisson(1.5, (N, G)).astype(np.float32)
     matrix = {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "den": np.asarray}[kind[:3]](counts)
@@ -38,7 +38,7 @@ def cells(kind: str) -> anndata.AnnData:
 
 
 @cache
-def sound_h5ad(kind: str, folder: Path) -> bytes:
+def valid_h5ad(kind: str, folder: Path) -> bytes:
     path = folder / f"sound-{kind}.h5ad"
     cells(kind).write_h5ad(path, compression="gzip" if kind.endswith("gzip") else None)
     content = path.read_bytes()
@@ -46,7 +46,7 @@ def sound_h5ad(kind: str, folder: Path) -> bytes:
     return content
 
 
-# What is done to an open file
+# Damages: functions that alter an open HDF5 file
 
 ODD_VALUES = [
     "f2",
@@ -80,7 +80,7 @@ ODD_VALUES = [
 
 
 def _values(rng: Draw, shape: tuple[int, ...]) -> np.ndarray:
-    """Values that a matrix should not have, or that it may have in an unusual type."""
+    """Invalid values, or valid values of an unusual type."""
     base = rng.integers(0, 5, shape)
     name = rng.choice(ODD_VALUES)
     if name in ("f2", "f4", "f8", "g", ">f4", ">f8", ">i2", "i1", "i8", "?", "c8", "c16", "S3"):
@@ -100,7 +100,7 @@ def _values(rng: Draw, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _put(group: h5py.Group, name: str, value: object, **options) -> None:
-    """In the place of what is there, with its attributes."""
+    """Create or replace a dataset, keeping its attributes."""
     attributes = dict(group[name].attrs) if name in group else {}
     if name in group:
         del group[name]
@@ -111,7 +111,7 @@ def _put(group: h5py.Group, name: str, value: object, **options) -> None:
 
 
 def _main(file: h5py.File) -> tuple[h5py.Group, str]:
-    """Where the values of X lie."""
+    """Group and name of the dataset with the values of X."""
     return (file, "X") if isinstance(file["X"], h5py.Dataset) else (file["X"], "data")
 
 
@@ -127,7 +127,7 @@ def odd_shape(file: h5py.File, rng: Draw) -> None:
 
 
 def odd_sparse(file: h5py.File, rng: Draw) -> None:
-    """Parts of a sparse matrix that do not fit."""
+    """Make the arrays of a sparse matrix inconsistent."""
     group = file["X"] if isinstance(file["X"], h5py.Group) else file["layers/counts"]
     part = str(rng.choice(["indptr", "indices", "data"]))
     values = group[part][:]
@@ -224,7 +224,7 @@ def odd_attribute(file: h5py.File, rng: Draw) -> None:
 
 
 def other_kind(file: h5py.File, rng: Draw) -> None:
-    """A group where values were, or values where a group was."""
+    """Replace a dataset by a group or by other values, or a group by values."""
     names = _everything(file)
     name = names[rng.integers(len(names))]
     was = file[name]
@@ -261,7 +261,7 @@ def odd_categories(file: h5py.File, rng: Draw) -> None:
 
 
 def huge_claim(file: h5py.File, rng: Draw) -> None:
-    """A data set of a size that was never written."""
+    """Declare a dataset of a size that was never written."""
     names = [name for name in _everything(file) if isinstance(file[name], h5py.Dataset)]
     name = names[rng.integers(len(names))]
     was = file[name]
@@ -405,7 +405,7 @@ def _values_or_words(rng: Draw, n: int) -> np.ndarray:
 
 
 def nothing(file: h5py.File, rng: Draw) -> None:
-    """A sound file, so that what must be accepted is among the cases."""
+    """Leave the file valid, so that files that must be accepted are among the cases."""
 
 
 DAMAGES: tuple[Damage, ...] = (
@@ -429,8 +429,8 @@ DAMAGES: tuple[Damage, ...] = (
 
 
 def write_h5ad(path: Path, kind: str, damages: list[int], seed: int) -> list[str]:
-    """A malformed file; which damages could be done."""
-    path.write_bytes(sound_h5ad(kind, path.parent))
+    """Write a malformed file; returns the names of the damages that were done."""
+    path.write_bytes(valid_h5ad(kind, path.parent))
     rng, done = np.random.default_rng(seed), []
     with h5py.File(path, "r+") as file:
         for number in damages:
@@ -439,7 +439,7 @@ def write_h5ad(path: Path, kind: str, damages: list[int], seed: int) -> list[str
                 damage(file, rng)
                 done.append(damage.__name__)
             except (KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError, IndexError):
-                done.append(f"{damage.__name__} (in part)")  # what an earlier damage took away
+                done.append(f"{damage.__name__} (in part)")  # an earlier damage removed what this one needs
     return done
 
 
@@ -459,7 +459,7 @@ def _saved(array: np.ndarray) -> bytes:
 
 
 def write_npz(path: Path, seed: int) -> str:
-    """A malformed archive of images, or now and then a sound one."""
+    """Write a malformed archive of images, or sometimes a valid one; returns the kind of damage."""
     rng = np.random.default_rng(seed)
     x = rng.integers(0, 255, (N, 5, 5)).astype(np.uint8)
     members, how = {"x.npy": _saved(x), "y.npy": _saved(np.arange(N) % 3)}, zipfile.ZIP_DEFLATED
@@ -672,7 +672,7 @@ TEXTS = (
 
 
 def yaml_of(seed: int) -> bytes:
-    """A file of settings, most often with an odd value for one of them."""
+    """A settings file, usually with an unusual or invalid value for one setting."""
     rng = np.random.default_rng(seed)
     if rng.random() < 0.25:
         return TEXTS[rng.integers(len(TEXTS))]

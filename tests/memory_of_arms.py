@@ -1,4 +1,4 @@
-"""The memory of one arm and of four that look at the same cells, in a Ray of its own; prints JSON."""
+"""Measures the memory of one arm and of four arms that read the same cells, in a local Ray; prints JSON."""
 
 import json
 import logging
@@ -11,11 +11,13 @@ import ray
 from processes import workers_of
 
 from cplmix_ray.config.files import parse_config
+from cplmix_ray.data.matrix.in_memory import InMemoryMatrix
 from cplmix_ray.data.preprocessing.preparation import Preparation
-from cplmix_ray.data.training_set import TrainingSet
+from cplmix_ray.data.training_set import MAIN, Modality, TrainingSet
 from cplmix_ray.distributed.actors import train_on_actors
 from cplmix_ray.distributed.object_store import StoredSet
 from cplmix_ray.distributed.plan import Plan
+from cplmix_ray.models.cplmixvae.dataset import ArmTables
 from cplmix_ray.training.loop import Start
 
 CELLS, GENES = 20_000, 5_000
@@ -23,7 +25,7 @@ MEGABYTES = CELLS * GENES * 4 / 2**20
 
 
 def memory_of_process(pid: int) -> dict[str, float]:
-    """MB of a process: its own, and of the object store what it looked at, whole and with shared pages in parts."""
+    """Memory of a process in MB: private, object store (RSS), object store with shared pages divided (PSS)."""
     sizes = {"own": 0.0, "store": 0.0, "store_share": 0.0}
     in_store = False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
@@ -40,7 +42,7 @@ def memory_of_process(pid: int) -> dict[str, float]:
 
 
 def memory_of(n_arms: int, stored: StoredSet, genes_hidden: int) -> list[dict[str, float]]:
-    """The memory of every worker once it has looked at all the cells."""
+    """Memory of each worker after it has read all cells."""
     config = parse_config(
         {
             "model": {"n_arms": n_arms, "hidden": [genes_hidden], "bottleneck": 4, "n_categories": 3},
@@ -51,9 +53,14 @@ def memory_of(n_arms: int, stored: StoredSet, genes_hidden: int) -> list[dict[st
     plan = Plan("ray", tuple((arm,) for arm in range(n_arms)), False, "")
     events = train_on_actors(plan, config, stored, Start())
     next(events)
-    found = [memory_of_process(pid) for pid in workers_of(os.getpid(), "ray::ArmWorker")]
+    found = [memory_of_process(pid) for pid in workers_of(os.getpid(), "ray::TrainingWorker")]
     events.close()
     return found
+
+
+def training_set(values_ng: np.ndarray, train_idx: np.ndarray, preparation: Preparation) -> TrainingSet:
+    cells = {MAIN: Modality(InMemoryMatrix(values_ng), preparation)}
+    return TrainingSet(cells, train_idx, train_idx[:0], ArmTables())
 
 
 def main() -> None:
@@ -68,8 +75,8 @@ def main() -> None:
     values_ng = np.random.default_rng(0).random((CELLS, GENES), dtype=np.float32)
     preparation = Preparation("log", tuple(f"g{i}" for i in range(GENES)))
     few, cells = np.arange(CELLS // 10), np.arange(CELLS)
-    small = StoredSet.put(TrainingSet(values_ng[few], few, few[:0], None, preparation))
-    large = StoredSet.put(TrainingSet(values_ng, cells, cells[:0], None, preparation))
+    small = StoredSet.put(training_set(values_ng[few], few, preparation))
+    large = StoredSet.put(training_set(values_ng, cells, preparation))
     del values_ng
     seen = {"cells": MEGABYTES}
     for name, n_arms, stored in (("few", 1, small), ("one", 1, large), ("four", 4, large)):

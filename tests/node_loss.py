@@ -1,4 +1,4 @@
-"""Two arms on two nodes; one node dies in the middle. Prints what became of the run as a line of JSON.
+"""Trains two arms on two Ray nodes and kills one node midway; prints the outcome as a line of JSON.
 
     python tests/node_loss.py NODES [STEPS]
 
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-os.environ["RAY_AUTH_MODE"] = "disabled"  # the nodes are this process's own, and gone with it
+os.environ["RAY_AUTH_MODE"] = "disabled"  # the nodes are children of this process and end with it
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import ray
@@ -19,19 +19,20 @@ from processes import raylet_of, workers_of
 from ray.cluster_utils import Cluster
 from test_restarts import LAYOUT, long_config
 
-from cplmix_ray.data.dataset import build_dataset, read_source
-from cplmix_ray.distributed.events import Evaluated, Moved, Restarted, Snapshot
-from cplmix_ray.distributed.restarts import train_through_losses
+from cplmix_ray.data.io.read import read_source
+from cplmix_ray.distributed.restarts import train_with_restarts
+from cplmix_ray.models.registry import build_dataset
+from cplmix_ray.training.events import Evaluated, PlanChanged, Restarted, Snapshot
 from cplmix_ray.training.loop import Start
 
 
 def nodes_of_arms() -> list[int]:
-    return sorted({raylet_of(pid) for pid in workers_of(os.getpid(), "ray::ArmWorker")})
+    return sorted({raylet_of(pid) for pid in workers_of(os.getpid(), "ray::TrainingWorker")})
 
 
 def kill_node_of_last_arm() -> int:
-    """Power loss: the node's manager and its workers end at once."""
-    worker = workers_of(os.getpid(), "ray::ArmWorker")[-1]
+    """Kill a node's raylet and worker at once, as a power loss would; returns the raylet's id."""
+    worker = workers_of(os.getpid(), "ray::TrainingWorker")[-1]
     node = raylet_of(worker)
     for pid in (node, worker):
         os.kill(pid, signal.SIGKILL)
@@ -40,15 +41,15 @@ def kill_node_of_last_arm() -> int:
 
 def run(config, data, kill_at: int | None) -> dict:
     seen = {"restarts": 0, "moved": []}
-    for event in train_through_losses(LAYOUT, config, data.training, Start()):
+    for event in train_with_restarts(LAYOUT, config, data.training, Start()):
         if isinstance(event, Restarted):
             seen.update(restarts=seen["restarts"] + 1, from_step=event.step, reason=event.reason)
-        elif isinstance(event, Moved):
+        elif isinstance(event, PlanChanged):
             seen["moved"].append(event.reason)
         elif isinstance(event, Evaluated):
-            seen["evaluated"] = event.log_q_ank
+            seen["evaluated"] = event.outputs["log_q_ank"]
         elif isinstance(event, Snapshot):
-            seen["arms"], seen["nodes_after"] = event.arms, nodes_of_arms() or seen["nodes_after"]
+            seen["arms"], seen["nodes_after"] = event.parts, nodes_of_arms() or seen["nodes_after"]
             if event.step == kill_at:
                 seen["nodes_before"], seen["dead_node"] = seen["nodes_after"], kill_node_of_last_arm()
     return seen

@@ -1,25 +1,25 @@
-"""Finding the processes of a Ray that this process started, and no other's."""
+"""Finds the processes of the Ray that a given driver started, and of no other Ray."""
 
 from pathlib import Path
 
 
 def workers_of(driver: int, title: str) -> list[int]:
-    """Worker processes with this in their title; their parents, the raylets, are children of the driver."""
+    """Ids of worker processes with ``title`` in their title, whose raylet is a child of the driver."""
     return [pid for pid in _all() if title in _title(pid) and _parent(_parent(pid)) == driver]
 
 
 def trial_processes(driver: int) -> list[int]:
-    """Processes of the trials of a search, at work or between two reports."""
+    """Ids of the processes that run the trials of a search."""
     return [*workers_of(driver, "ray::ResourceTrainable"), *workers_of(driver, "ray::TrialActor")]
 
 
 def raylet_of(worker: int) -> int:
-    """The process that stands for the worker's node."""
+    """Id of the raylet of a worker, the process that manages its node."""
     return _parent(worker)
 
 
-def family_of(process: int) -> dict[int, str]:
-    """It and all that came from it and are there, with what tells them from later processes of the same number."""
+def process_tree(process: int) -> dict[int, str]:
+    """Ids of a process and all its living descendants, with their start times, which tell reused ids apart."""
     parents = {pid: _parent(pid) for pid in _all()}
     family = {process}
     while more := {pid for pid, parent in parents.items() if parent in family} - family:
@@ -27,13 +27,13 @@ def family_of(process: int) -> dict[int, str]:
     return {pid: born for pid in family if (born := _born(pid))}
 
 
-def still_there(family: dict[int, str]) -> dict[int, str]:
-    """Of these processes, those that have not ended, with their titles."""
+def still_running(family: dict[int, str]) -> dict[int, str]:
+    """Those of a ``process_tree`` that have not ended, with their titles."""
     return {pid: _title(pid) for pid, born in family.items() if _born(pid) == born}
 
 
 def _born(pid: int) -> str:
-    """When a process began, in the kernel's ticks; nothing of one that has ended."""
+    """Start time of a process in clock ticks, as in /proc; "" if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

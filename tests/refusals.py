@@ -1,7 +1,8 @@
-"""Commands that must refuse what they are given: run them, and look at all that they leave."""
+"""Runs commands that must reject their input, and checks their exit status, stderr and files."""
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -19,7 +20,7 @@ from cplmix_ray.cli.exits import run_command
 from cplmix_ray.cli.train_command import train
 
 CELLS, GENES = 40, 12
-# What is not asked for again by a test; small, so that what should have been refused ends soon.
+# Options that a test does not set itself; small, so that a run that should have been rejected ends soon.
 LINE = {"--n-categories": "3", "--max-steps": "2", "--engine": "local", "--hidden": "8", "--batch-size": "16"}
 
 
@@ -32,7 +33,7 @@ def cells(seed: int = 0) -> anndata.AnnData:
 
 
 def with_value(value: float, sparse: bool = True, layer: str | None = None) -> anndata.AnnData:
-    """Cells of which the eighth has this value for the fifth gene."""
+    """Cells in which gene_4 of cell_7 has this value, in X or in a layer."""
     adata = cells()
     counts = adata.X.toarray()
     counts[7, 4] = value
@@ -50,7 +51,7 @@ def tree_of(folder: Path) -> dict[str, bytes | None]:
 
 @contextlib.contextmanager
 def stderr_in(file: TextIO) -> Iterator[None]:
-    """What Python writes, and what libraries in C write past it."""
+    """Redirect stderr to a file, for Python and for C libraries."""
     own = os.dup(2)
     try:
         os.dup2(file.fileno(), 2)
@@ -62,7 +63,11 @@ def stderr_in(file: TextIO) -> Iterator[None]:
 
 
 def refused(function: Callable, folder: Path, words: list, status: int = 2) -> str:
-    """Run a command that must end with ``status``, one line on stderr, and ``folder`` as it was; gives the line."""
+    """Run a command that must end with ``status`` and one line on stderr and leave ``folder`` unchanged.
+
+    Returns:
+        The line.
+    """
     before = tree_of(folder)
     with (
         tempfile.TemporaryFile("w+", buffering=1, encoding="utf-8") as stderr,
@@ -70,7 +75,7 @@ def refused(function: Callable, folder: Path, words: list, status: int = 2) -> s
         stderr_in(stderr),
         warnings.catch_warnings(record=True) as warned,
     ):
-        # A warning would be a second line on stderr. Recorded, it ends nothing that a real run would not end.
+        # A warning would be a second line on stderr. They are recorded, not raised, as in a real run.
         warnings.simplefilter("always")
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)  # as Python does by itself
@@ -80,7 +85,7 @@ def refused(function: Callable, folder: Path, words: list, status: int = 2) -> s
         stderr.seek(0)
         said = stderr.read()
     assert left.value.code == status, said
-    assert tree_of(folder) == before, "files were left behind or altered"
+    assert tree_of(folder) == before, "files were added or changed"
     assert "Traceback" not in said
     assert [str(warning.message) for warning in warned] == []
     assert said.endswith("\n")
@@ -89,7 +94,7 @@ def refused(function: Callable, folder: Path, words: list, status: int = 2) -> s
 
 
 def line_of(*words: str) -> list[str]:
-    """The words, and of the usual ones those that they leave open."""
+    """``words``, completed with the options of ``LINE`` that they do not set."""
     return [*words, *(part for name, value in LINE.items() if name not in words for part in (name, value))]
 
 
@@ -99,9 +104,14 @@ def refused_training(folder: Path, data: object, *words: str) -> str:
 
 def saved(adata: anndata.AnnData, path: Path) -> Path:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that are there twice, which is the point
+        warnings.simplefilter("ignore")  # about duplicate names, which some tests need
         adata.write_h5ad(path)
     return path
+
+
+def naming(*things: object) -> str:
+    """Pattern for ``pytest.raises(match=...)``: a message of one line that names all of these, in any order."""
+    return "^" + "".join(f"(?=.*{re.escape(str(thing))})" for thing in things) + r".*\Z"
 
 
 def assert_named(line: str, *things: object) -> None:

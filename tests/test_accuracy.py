@@ -15,9 +15,10 @@ import pytest
 from sklearn.cluster import KMeans
 
 from cplmix_ray.config import load_config
-from cplmix_ray.data.dataset import build_dataset, read_source
+from cplmix_ray.data.io.read import read_source
 from cplmix_ray.data.neighbors.principal_components import principal_components
-from cplmix_ray.metrics.label_scores import label_scores
+from cplmix_ray.metrics.category_scores import label_scores
+from cplmix_ray.models.registry import build_dataset
 
 pytestmark = pytest.mark.slow
 WORM = Path(os.environ.get("CPLMIX_RAY_DATA", "")) / "worm_neuron.h5ad"
@@ -52,7 +53,7 @@ def test_worm_neurons_beat_k_means_on_the_same_matrix(tmp_path):
     words = ["--config", str(recipe), "--data", str(WORM), "--labels-key", "cell_type", "--n-categories", "10"]
     runs = [train(tmp_path / str(seed), *words, "--seed", str(seed)) for seed in range(3)]
     source = read_source(str(WORM), None, "cell_type")
-    values = build_dataset(source, load_config(recipe)).training.values_ng
+    values = build_dataset(source, load_config(recipe)).training.matrix.block()
     points = principal_components(values, 50, 0)
     rival = [
         label_scores(source.labels_n, KMeans(10, n_init=10, random_state=seed).fit_predict(points)) for seed in range(3)

@@ -5,8 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from refusals import naming
 
 from cplmix_ray import CplMixVAE
+from cplmix_ray.config import preset_names
 from cplmix_ray.utils.errors import InputError
 
 SMALL = {"hidden": (16,), "bottleneck": 6, "batch_size": 32, "engine": "local", "threads": 1, "n_neighbours": 5}
@@ -55,7 +57,7 @@ def test_a_loaded_model_gives_the_same_answers(tmp_path, adata, model):
     loaded = CplMixVAE.load(tmp_path / "saved", adata)
     np.testing.assert_array_equal(loaded.get_probabilities(), model.get_probabilities())
     np.testing.assert_array_equal(loaded.get_latent_representation(), model.get_latent_representation())
-    with pytest.raises(InputError, match="already holds a run"):
+    with pytest.raises(InputError, match=naming(tmp_path / "saved")):
         model.save(tmp_path / "saved")
 
 
@@ -66,19 +68,19 @@ def test_other_cells_are_matched_by_gene_name(adata, model):
 
 def test_loading_for_other_genes_is_refused(tmp_path, adata, model):
     model.save(tmp_path / "saved")
-    with pytest.raises(InputError, match=r"lacks 10 of the 40 genes.*first: 'g0'"):
+    with pytest.raises(InputError, match=naming(10, 40, "'g0'")):
         CplMixVAE.load(tmp_path / "saved", adata[:, 10:].copy())
 
 
 def test_a_misspelt_setting_is_named(adata):
-    with pytest.raises(InputError, match="no setting 'learning_rate'"):
+    with pytest.raises(InputError, match="'learning_rate'"):
         CplMixVAE(adata, learning_rate=1e-3)
     with pytest.raises(InputError, match=r"model\.n_arms"):
         CplMixVAE(adata, n_arms=0)
 
 
 def test_nothing_can_be_asked_before_training(adata):
-    with pytest.raises(InputError, match="not trained yet"):
+    with pytest.raises(InputError, match=r"train\(\)"):
         CplMixVAE(adata).get_assignments()
 
 
@@ -94,5 +96,5 @@ def test_a_preset_is_where_the_settings_start(adata):
     assert model.config.model.n_categories == 3
     assert model.train(max_steps=60)["acc"] > 0.8
     assert CplMixVAE(adata, preset="cells", n_arms=3).config.model.n_arms == 3
-    with pytest.raises(InputError, match="There is no preset 'cell'; choose among"):
+    with pytest.raises(InputError, match=naming("'cell'", *preset_names())):
         CplMixVAE(adata, preset="cell")

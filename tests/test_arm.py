@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cplmix_ray.collectives.arm_sum import ArmSum
-from cplmix_ray.config import Config, Model, Training
+from cplmix_ray.collectives.unit_sum import UnitSum
 from cplmix_ray.data.preprocessing.preparation import Preparation
-from cplmix_ray.distributions import LIKELIHOODS
-from cplmix_ray.models.cplmixvae.arm_group import ArmGroup
+from cplmix_ray.distributions.likelihood import LIKELIHOODS
+from cplmix_ray.models.cplmixvae.arm_group import ArmGroup, load_weights, part_of
+from cplmix_ray.models.cplmixvae.config import ArmTraining, CplMixVAEConfig, ModelSettings
 from cplmix_ray.models.cplmixvae.network import ArmShape, PackedArms
-from cplmix_ray.models.cplmixvae.training_step import Exercise, train_step
+from cplmix_ray.models.cplmixvae.training_step import StepContext, train_step
 from cplmix_ray.nn.packed_layers import PackedBatchNorm, PackedLinear, PackedMLP
 
 CPU = torch.device("cpu")
@@ -135,7 +135,9 @@ def test_a_packed_mlp_is_one_mlp_an_arm_in_value_and_gradient(batch_norm, shared
 
 def test_an_arm_does_not_see_the_others():
     """Changing one arm's cells leaves the others' outputs as they are, to the last bit."""
-    network = drawn(PackedArms(3, Model(n_arms=3, hidden=(6,), bottleneck=4), ArmShape(5, LIKELIHOODS["gaussian"])))
+    network = drawn(
+        PackedArms(3, ModelSettings(n_arms=3, hidden=(6,), bottleneck=4), ArmShape(5, LIKELIHOODS["gaussian"]))
+    )
     x_ang, changed_ang = normal(3, 8, 5), normal(3, 8, 5)
     changed_ang[1] = normal(8, 5, seed=7)
     before, after = (network.encode(x).log_q_ank for x in (x_ang, changed_ang))
@@ -151,7 +153,7 @@ def test_an_arm_does_not_see_the_others():
 @pytest.mark.parametrize("size", [0.1, 3.0, 1e4])
 def test_the_tempered_posterior_is_a_distribution_and_bounded_below(n_categories, tau, size):
     """softmax takes p in [0, 1] over tau, so log q_k >= 0 - log(sum_j exp(p_j / tau)) >= -1/tau - log K."""
-    model = Model(n_categories=n_categories, n_arms=2, hidden=(6,), bottleneck=4, tau=tau)
+    model = ModelSettings(n_categories=n_categories, n_arms=2, hidden=(6,), bottleneck=4, tau=tau)
     network = drawn(PackedArms(2, model, ArmShape(5, LIKELIHOODS["gaussian"])))
     with torch.no_grad():
         network.category_head.weight.mul_(size)
@@ -169,7 +171,7 @@ def test_the_tempered_posterior_is_a_distribution_and_bounded_below(n_categories
 
 
 def test_the_tempered_posterior_is_the_softmax_of_a_softmax():
-    model = Model(n_categories=3, n_arms=1, hidden=(), bottleneck=4, tau=0.25)
+    model = ModelSettings(n_categories=3, n_arms=1, hidden=(), bottleneck=4, tau=0.25)
     network = drawn(PackedArms(1, model, ArmShape(5, LIKELIHOODS["gaussian"])))
     encoded = network.encode(normal(1, 20, 5))
     logits_ank = encoded.z_anb @ network.category_head.weight + network.category_head.bias
@@ -180,22 +182,24 @@ def test_the_tempered_posterior_is_the_softmax_of_a_softmax():
 # Layouts
 
 
-def config_of(n_arms: int = 3, **model) -> Config:
+def config_of(n_arms: int = 3, **model) -> CplMixVAEConfig:
     widths = {"n_categories": 4, "hidden": (6, 5), "bottleneck": 4}
-    return Config(model=Model(n_arms=n_arms, **{**widths, **model}), training=Training(max_steps=20), seed=8)
+    return CplMixVAEConfig(
+        model=ModelSettings(n_arms=n_arms, **{**widths, **model}), training=ArmTraining(max_steps=20), seed=8
+    )
 
 
-def group_of(config: Config, arms: tuple[int, ...], saved=None, step: int = 0) -> ArmGroup:
+def group_of(config: CplMixVAEConfig, arms: tuple[int, ...], saved=None, step: int = 0) -> ArmGroup:
     kind = "counts" if config.model.likelihood in ("nb", "zinb") else "log"
     preparation = Preparation(kind, tuple(f"g{i}" for i in range(5)), library=9.0)
     return ArmGroup(config, preparation, arms, CPU, saved, step)
 
 
-def train(group: ArmGroup, config: Config, first: int, steps: int) -> None:
+def train(group: ArmGroup, config: CplMixVAEConfig, first: int, steps: int) -> None:
     """Steps on cells that depend on the step alone."""
-    exercise = Exercise(config, lambda idx: idx, [], 20, ArmSum())
+    context = StepContext(config, lambda idx: idx, [], 20, UnitSum())
     for step in range(first, first + steps):
-        train_step(group, exercise, 4 * torch.rand(len(group.arms), 16, 5, generator=generator_of(step)), step)
+        train_step(group, context, 4 * torch.rand(len(group.arms), 16, 5, generator=generator_of(step)), step)
 
 
 def network_of(snapshot: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -210,7 +214,7 @@ SWITCH_NAMES = ["default", "zinb", "shared weights", "nb without batch norm"]
 def test_arms_start_the_same_whichever_worker_holds_them(model):
     config = config_of(**model)
     packed = group_of(config, (0, 1, 2)).snapshot()
-    assert packed.keys() == {0, 1, 2}
+    assert list(packed) == ["arm-0", "arm-1", "arm-2"]
     for arms in [(0,), (1,), (2,), (1, 2), (2, 0)]:
         for arm, tensors in group_of(config, arms).snapshot().items():
             assert_equal(tensors, packed[arm])
@@ -220,16 +224,16 @@ def test_arms_start_apart_and_another_seed_starts_elsewhere():
     config = config_of()
     packed = group_of(config, (0, 1, 2)).snapshot()
     other = group_of(config.model_copy(update={"seed": 9}), (0, 1, 2)).snapshot()
-    for name, tensor in packed[0].items():
+    for name, tensor in packed["arm-0"].items():
         if name.endswith("weight") and "norms" not in name:
-            assert not torch.equal(tensor, packed[1][name])
-            assert not torch.equal(tensor, other[0][name])
+            assert not torch.equal(tensor, packed["arm-1"][name])
+            assert not torch.equal(tensor, other["arm-0"][name])
 
 
 def test_weights_start_uniform_within_one_over_the_root_of_the_number_of_inputs():
     layer = PackedLinear(2, 100, 200)
-    layer.draw(0, generator_of(0))
-    layer.draw(1, generator_of(1))
+    layer.reset_parameters(0, generator_of(0))
+    layer.reset_parameters(1, generator_of(1))
     for values in (layer.weight, layer.bias):
         assert float(values.detach().abs().max()) <= 0.1
     assert float(layer.weight.detach().abs().max()) > 0.0999
@@ -252,7 +256,7 @@ def test_a_snapshot_brings_everything_back_to_the_last_bit(model, steps):
     # What is not in the snapshot must not matter: both go on alike.
     train(group, config, steps, 3)
     train(restored, config, steps, 3)
-    for arm in (0, 1, 2):
+    for arm in saved:
         assert_equal(restored.snapshot()[arm], group.snapshot()[arm])
 
 
@@ -263,16 +267,16 @@ def test_a_snapshot_moves_to_other_workers_and_back_to_the_last_bit(model, layou
     group = group_of(config, (0, 1, 2))
     train(group, config, 0, 3)
     saved = group.snapshot()
-    spread: dict[int, dict[str, Tensor]] = {}
+    spread: dict[str, dict[str, Tensor]] = {}
     for arms in layout:
-        spread |= group_of(config, arms, {arm: saved[arm] for arm in arms}, 3).snapshot()
+        spread |= group_of(config, arms, {part_of(arm): saved[part_of(arm)] for arm in arms}, 3).snapshot()
     back = group_of(config, (0, 1, 2), spread, 3)
-    for arm in (0, 1, 2):
+    for arm in saved:
         assert_equal(spread[arm], saved[arm])
         assert_equal(back.snapshot()[arm], saved[arm])
     train(group, config, 3, 2)
     train(back, config, 3, 2)
-    for arm in (0, 1, 2):
+    for arm in saved:
         assert_equal(back.snapshot()[arm], group.snapshot()[arm])
 
 
@@ -280,9 +284,9 @@ def test_a_snapshot_is_a_copy_and_not_a_view():
     config = config_of()
     group = group_of(config, (0, 1))
     saved = group.snapshot()
-    before = {name: tensor.clone() for name, tensor in saved[0].items()}
+    before = {name: tensor.clone() for name, tensor in saved["arm-0"].items()}
     train(group, config_of(2), 0, 2)
-    assert_equal(saved[0], before)
+    assert_equal(saved["arm-0"], before)
 
 
 def test_weights_alone_are_taken_over_for_inference():
@@ -291,8 +295,8 @@ def test_weights_alone_are_taken_over_for_inference():
     train(group, config, 0, 3)
     saved = group.snapshot()
     other = group_of(config.model_copy(update={"seed": 99}), (0, 1, 2))
-    other.load_weights(saved)
-    for arm in (0, 1, 2):
+    load_weights(other.network, other.arms, saved)
+    for arm in saved:
         assert_equal(network_of(other.snapshot()[arm]), network_of(saved[arm]))
     x_ang = torch.rand(3, 4, 5, generator=generator_of(3))
     posteriors = [g.network.eval().encode(x_ang).log_q_ank for g in (group, other)]
@@ -300,10 +304,11 @@ def test_weights_alone_are_taken_over_for_inference():
 
 
 @pytest.mark.parametrize(
-    ("name", "view"), [*((name, "whole") for name in LIKELIHOODS), ("bernoulli", "content"), ("gaussian", "content")]
+    ("name", "view"),
+    [*((name, "whole") for name in LIKELIHOODS.names()), ("bernoulli", "content"), ("gaussian", "content")],
 )
 def test_products_in_half_precision_change_little(name, view):
-    model = Model(n_arms=2, n_categories=3, hidden=(16,), bottleneck=6, encoder_view=view, tau=1.0)
+    model = ModelSettings(n_arms=2, n_categories=3, hidden=(16,), bottleneck=6, encoder_view=view, tau=1.0)
     shape = ArmShape(144, LIKELIHOODS[name], library=50.0, image_shape=(12, 12))
     x_ang = torch.rand(2, 30, 144, generator=generator_of(1))
     x_ang = (3 * x_ang).floor() if LIKELIHOODS[name].counts else x_ang

@@ -81,7 +81,7 @@ def test_an_unknown_suffix(folder):
 
 def test_an_npz_with_pickled_objects(folder):
     np.savez(folder / "images.npz", x=np.array([{"a": 1}] * 9, dtype=object))
-    assert_named(refused_training(folder, folder / "images.npz"), folder / "images.npz", "Object arrays")
+    assert_named(refused_training(folder, folder / "images.npz"), folder / "images.npz")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed], ids=["plain", "compressed"])
@@ -102,18 +102,16 @@ def test_a_damaged_npz(folder, save, damage):
 # Cells
 
 
-@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("layer", [None, "spliced"])
+@pytest.mark.parametrize(("sparse", "layer"), [(True, None), (False, "spliced")], ids=["sparse X", "dense layer"])
 def test_values_that_are_not_finite_are_named_with_cell_and_gene(folder, sparse, value, layer):
     data = saved(with_value(value, sparse, layer), folder / "cells.h5ad")
     words = [] if layer is None else ["--layer", layer]
-    assert_named(refused_training(folder, data, *words), "cells.h5ad", "NaN or infinite", "'cell_7'", "'gene_4'")
+    assert_named(refused_training(folder, data, *words), "cells.h5ad", "'cell_7'", "'gene_4'")
 
 
-@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
-@pytest.mark.parametrize(("value", "words"), [(-2.0, "negative values (smallest -2)"), (1.5, "not whole numbers")])
-@pytest.mark.parametrize("likelihood", ["nb", "zinb"])
+@pytest.mark.parametrize(("value", "words"), [(-2.0, "-2"), (1.5, "whole")])
+@pytest.mark.parametrize(("sparse", "likelihood"), [(True, "nb"), (False, "zinb")], ids=["sparse nb", "dense zinb"])
 def test_values_that_are_no_counts_for_a_count_likelihood(folder, sparse, value, words, likelihood):
     data = saved(with_value(value, sparse), folder / "cells.h5ad")
     assert_named(refused_training(folder, data, "--likelihood", likelihood), words, likelihood, "--layer")
@@ -126,12 +124,12 @@ def test_negative_values_cannot_be_normalised(folder):
 
 def test_an_unknown_layer_is_named_and_so_are_those_there_are(folder):
     data = saved(cells(), folder / "cells.h5ad")
-    assert_named(refused_training(folder, data, "--layer", "unspliced"), "'unspliced'", "it has spliced")
+    assert_named(refused_training(folder, data, "--layer", "unspliced"), "'unspliced'", " spliced")
 
 
 def test_an_unknown_column_of_labels_is_named_and_so_are_those_there_are(folder):
     data = saved(cells(), folder / "cells.h5ad")
-    assert_named(refused_training(folder, data, "--labels-key", "celltype"), "'celltype'", "it has cell_type")
+    assert_named(refused_training(folder, data, "--labels-key", "celltype"), "'celltype'", " cell_type")
 
 
 def test_more_categories_than_cells(folder):
@@ -144,19 +142,19 @@ def test_two_genes_of_one_name(folder):
     adata = cells()
     adata.var_names = ["gene_0", "twice", "twice", *adata.var_names[3:]]
     line = refused_training(folder, saved(adata, folder / "cells.h5ad"))
-    assert_named(line, "'twice'", "more than once", "var_names_make_unique")
+    assert_named(line, "'twice'", "var_names_make_unique")
 
 
 @pytest.mark.parametrize("shape", [(0, GENES), (CELLS, 0)], ids=["no cells", "no genes"])
 def test_an_empty_object(folder, shape):
     data = saved(cells()[: shape[0], : shape[1]].copy(), folder / "cells.h5ad")
-    assert_named(refused_training(folder, data), "cells.h5ad", "empty", f"{shape[0]} cells x {shape[1]} genes")
+    assert_named(refused_training(folder, data), "cells.h5ad", f"{shape[0]} cells", f"{shape[1]} genes")
 
 
 def test_an_object_without_x(folder):
     adata = cells()
     adata.X = None
-    assert_named(refused_training(folder, saved(adata, folder / "cells.h5ad")), "cells.h5ad", "no X", "--layer")
+    assert_named(refused_training(folder, saved(adata, folder / "cells.h5ad")), "cells.h5ad", " X", "--layer")
 
 
 @pytest.mark.parametrize(
@@ -200,11 +198,11 @@ def two_cores(monkeypatch):
 def test_more_workers_than_the_machine_holds(folder, two_cores):
     words = ["--engine", "ray", "--n-arms", "64", "--arms-per-worker", "1"]
     line = refused_training(folder, "digits", *words, "--n-categories", "10")
-    assert_named(line, "64 arms", "need 64", "--arms-per-worker", "--engine local")
+    assert_named(line, "64", "--arms-per-worker", "--engine local")
 
 
 def test_a_gpu_where_there_is_none(folder, two_cores):
-    assert_named(refused_training(folder, "digits", "--device", "cuda"), "--device cuda", "no GPU")
+    assert_named(refused_training(folder, "digits", "--device", "cuda"), "--device cuda", "GPU")
 
 
 # Output
@@ -238,11 +236,11 @@ def test_an_output_folder_that_may_not_be_written(folder):
     [
         ("model: {n_armz: 3}\n", ["settings.yaml", "model.n_armz"]),
         ("modell: {n_arms: 3}\n", ["settings.yaml", "modell"]),
-        ("training: {lr: -1}\n", ["settings.yaml", "training.lr", "greater than 0"]),
+        ("training: {lr: -1}\n", ["settings.yaml", "training.lr", "0"]),
         ("model: {hidden: [8, 0]}\n", ["settings.yaml", "model.hidden"]),
         ("seed: lucky\n", ["settings.yaml", "seed"]),
-        ("model: {n_arms: 3\n", ["settings.yaml", "not valid YAML"]),
-        ("model:\n\tn_arms: 3\n", ["settings.yaml", "not valid YAML"]),
+        ("model: {n_arms: 3\n", ["settings.yaml", "line 2"]),
+        ("model:\n\tn_arms: 3\n", ["settings.yaml", "line 2"]),
         ("- model\n", ["settings.yaml"]),
     ],
     ids=["unknown name", "unknown section", "range", "range in a list", "type", "brace", "tab", "list"],
@@ -329,7 +327,7 @@ def resume_line(trained: Path, *words: str) -> list[str]:
 
 def test_a_run_is_not_overwritten(folder, trained):
     words = line_of("--data", str(trained / "cells.h5ad"), "--out", str(trained / "run"))
-    assert_named(refused(train, trained, words), trained / "run", "already holds a run", "--resume")
+    assert_named(refused(train, trained, words), trained / "run", "--resume")
     assert tree_of(folder) == {}
 
 
@@ -345,7 +343,7 @@ def test_a_run_is_not_overwritten(folder, trained):
 )
 def test_a_run_does_not_go_on_with_other_settings(folder, trained, words, named):
     line = refused(train, trained, resume_line(trained, *words))
-    assert_named(line, trained / "run", "other settings", *named)
+    assert_named(line, trained / "run", *named)
     # Those that may change, or did not, are not blamed.
     assert "max_steps" not in line
     assert "input.data" not in line
@@ -357,7 +355,7 @@ def test_a_run_does_not_go_on_with_other_cells(folder, trained, other):
     adata = adata[:-1].copy() if other == "cells" else adata[:, ::-1].copy()
     data = saved(adata, folder / "other.h5ad")
     line = refused(train, trained, resume_line(trained, "--data", str(data)))
-    assert_named(line, trained / "run", "other cells or genes", data)
+    assert_named(line, trained / "run", data)
 
 
 @pytest.mark.parametrize("function", [predict, evaluate], ids=["predict", "evaluate"])
@@ -369,7 +367,7 @@ def test_a_folder_without_a_run(folder, trained, function, place):
     elif place == "a file":
         run.write_text("mine")
     words = ["--run", run, "--data", trained / "cells.h5ad", "--out", folder / "out" / "scores"]
-    assert_named(refused(function, folder, words), run, "holds no checkpoint")
+    assert_named(refused(function, folder, words), run, "checkpoint")
 
 
 def test_a_run_of_which_no_checkpoint_is_whole(folder, trained):
@@ -377,7 +375,7 @@ def test_a_run_of_which_no_checkpoint_is_whole(folder, trained):
     damaged.mkdir(parents=True)
     (damaged / "manifest.json").write_text("{")
     line = refused(evaluate, folder, ["--run", folder / "run", "--data", trained / "cells.h5ad"])
-    assert_named(line, folder / "run", "step-00000002 is damaged")
+    assert_named(line, folder / "run", "step-00000002")
 
 
 # New cells
@@ -391,7 +389,7 @@ def predict_line(folder: Path, trained: Path, adata: anndata.AnnData) -> list:
 def test_cells_that_lack_genes_of_the_model(folder, trained):
     lacking = [f"gene_{i}" for i in range(GENES) if i not in (3, 9)]
     line = refused(predict, folder, predict_line(folder, trained, cells()[:, lacking].copy()))
-    assert_named(line, "new.h5ad", f"2 of the {GENES} genes", "'gene_3'")
+    assert_named(line, "new.h5ad", " 2 of ", GENES, "'gene_3'")
 
 
 def test_evaluating_cells_that_lack_genes_of_the_model(folder, trained):
@@ -447,7 +445,7 @@ def test_results_in_the_place_of_a_folder(folder, trained, function):
 
 def test_labels_that_the_cells_do_not_have(folder, trained):
     words = ["--run", trained / "run", "--labels-key", "celltype", "--out", folder / "scores.json"]
-    assert_named(refused(evaluate, folder, words), "'celltype'", "it has cell_type")
+    assert_named(refused(evaluate, folder, words), "'celltype'", " cell_type")
 
 
 def test_evaluate_with_a_missing_settings_file(folder, trained):
@@ -496,7 +494,7 @@ def test_training_that_fails_for_another_reason_ends_with_one(folder):
         with pytest.raises(SystemExit) as left:
             run_command(train)
     assert left.value.code == 1
-    assert re.fullmatch(r"error: The .* is not finite at step \d+; lower --lr .*\n", stderr.getvalue())
+    assert re.fullmatch(r"error: .* at step \d+.* --lr .*\n", stderr.getvalue())
     assert (folder / "out" / "config.yaml").exists()
     assert not (folder / "out" / "result.h5ad").exists()
     assert not (folder / "out" / "metrics.json").exists()

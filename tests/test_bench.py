@@ -4,10 +4,12 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -20,23 +22,23 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from cplmix_ray.benchmarks.baselines import resolve_clusters
-from cplmix_ray.benchmarks.curve import Point, draw_curves, points_of
-from cplmix_ray.benchmarks.datasets import cells_of, common_types
+from cplmix_ray.benchmarks.curve import curve_points, draw_curves
 from cplmix_ray.benchmarks.entries import Entry, load_entries
-from cplmix_ray.benchmarks.jobs import jobs_of, locate, read_settings, settings_text
-from cplmix_ray.benchmarks.rank import ALL, rankings, seed_agreement, write_rankings
-from cplmix_ray.benchmarks.results import COLUMNS, append_row, key_of, number, read_rows, value_of
-from cplmix_ray.benchmarks.runner import conduct_benchmark, without_row
-from cplmix_ray.benchmarks.single_run import Place, categories_file, perform
-from cplmix_ray.benchmarks.table import groups_of, mean_sd, varied
+from cplmix_ray.benchmarks.execute import RunOptions, categories_file, drop_rare_types, execute, load_cells
+from cplmix_ray.benchmarks.rank import ALL, rank_scores, seed_agreement, write_rankings
+from cplmix_ray.benchmarks.results import COLUMNS, append_row, keys_of, read_rows, summarize, values_of, with_keys
+from cplmix_ray.benchmarks.runner import pending_runs, run_benchmark
+from cplmix_ray.benchmarks.runs import expand_entries, read_settings, resolve_path, settings_text
 from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.cli.bench_command import bench
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.data.dataset import build_dataset, read_source
+from cplmix_ray.data.io.read import read_source
 from cplmix_ray.data.neighbors.principal_components import principal_components
 from cplmix_ray.data.preprocessing.fit import fit_preparation
-from cplmix_ray.metrics.label_scores import label_scores
-from cplmix_ray.training.run import conduct
+from cplmix_ray.data.training_set import MAIN, PreparedCells
+from cplmix_ray.metrics.category_scores import label_scores
+from cplmix_ray.models.registry import build_dataset
+from cplmix_ray.runs.run import run_training
 from cplmix_ray.utils.errors import InputError, TrainingError
 
 SMALL = {
@@ -75,13 +77,13 @@ def entry(**changes) -> Entry:
 
 
 def job(cells, **changes):
-    (only,) = jobs_of([entry(**changes)], HOME, cells)
+    (only,) = expand_entries([entry(**changes)], HOME, cells)
     return only
 
 
 def run(jobs, out, workers=1):
     told = []
-    failed = conduct_benchmark(jobs, out / "rows.csv", Place(out), workers, lambda *end: told.append(end))
+    failed = run_benchmark(jobs, out / "rows.csv", RunOptions(out), workers, lambda *end: told.append(end))
     return failed, told, read_rows(out / "rows.csv")
 
 
@@ -98,7 +100,7 @@ def measured(cells, tmp_path_factory):
         entry(name="arms", over={"model.n_arms": [1, 2]}, seeds=[0, 1]),
         entry(name="km", method="kmeans", seeds=[0, 1], set={}),
     ]
-    jobs = jobs_of(entries, HOME, cells)
+    jobs = expand_entries(entries, HOME, cells)
     failed, told, rows = run(jobs, out)
     assert failed == 0
     return jobs, told, rows, out
@@ -108,6 +110,7 @@ def test_a_row_holds_the_figures_of_the_run_that_train_would_make(measured, cell
     jobs, _, rows, out = measured
     at = next(i for i, each in enumerate(jobs) if each.config.model.n_arms == 2 and each.config.seed == 1)
     model = {"n_arms": 2, "n_categories": 4, "hidden": [12], "bottleneck": 5}
+    row = rows.iloc[at]
     config = parse_config(
         {
             "input": {"data": str(cells / "cells.h5ad"), "labels_key": "kind"},
@@ -119,33 +122,34 @@ def test_a_row_holds_the_figures_of_the_run_that_train_would_make(measured, cell
         }
     )
     data = build_dataset(read_source(config.input.data, None, "kind"), config)
-    direct = conduct(config, data, RunFolder(tmp_path), Silence())
+    direct = run_training(config, data, RunFolder(tmp_path), Silence())
     for name in ("acc", "ari", "nmi", "consensus", "agreement", "amp", "populated", "kl_qc_pc", "reconstruction"):
-        assert number(rows[at], name) == pytest.approx(direct.metrics[name], rel=1e-5), name
+        assert float(row[name]) == pytest.approx(direct.metrics[name], rel=1e-5), name
         if name != "reconstruction":
-            assert number(rows[at], f"val_{name}") == pytest.approx(direct.metrics[f"val_{name}"], rel=1e-5), name
-    held_out = direct.model.infer(data.training.values_ng[data.training.val_idx])
-    assert number(rows[at], "val_reconstruction") == pytest.approx(np.mean(held_out.reconstruction), rel=1e-4)
-    with np.load(categories_file(out, key_of(rows[at]))) as file:
-        assert file["category_n"].tolist() == direct.inferred.category_n.tolist()
-    assert (rows[at]["n_cells"], rows[at]["n_types"], rows[at]["n_categories"]) == ("96", "4", "4")
-    assert (rows[at]["coupling"], rows[at]["steps"], rows[at]["method"]) == ("d_sigma", "6", "cplmix")
+            assert float(row[f"val_{name}"]) == pytest.approx(direct.metrics[f"val_{name}"], rel=1e-5), name
+    held_out_cells = data.training.matrix.take(data.training.val_idx)
+    held_out = direct.model.infer(PreparedCells({MAIN: replace(data.training.main, matrix=held_out_cells)}))
+    assert float(row["val_reconstruction"]) == pytest.approx(np.mean(held_out["reconstruction_a"]), rel=1e-4)
+    with np.load(categories_file(out, keys_of(rows)[at])) as file:
+        assert file["category_n"].tolist() == direct.outputs["probs_nk"].argmax(axis=1).tolist()
+    assert (row["n_cells"], row["n_types"], row["n_categories"]) == ("96", "4", "4")
+    assert (row["coupling"], row["steps"], row["method"]) == ("d_sigma", "6", "cplmix")
 
 
 def test_the_loss_on_validation_cells_is_that_of_eq_7_without_the_coupling(cells, tmp_path):
     """By the formulas: Gaussian KL of the state and entropy of the category, in NumPy."""
-    from cplmix_ray.benchmarks.single_run import held_out_losses
+    from cplmix_ray.benchmarks.execute import held_out_losses
     from cplmix_ray.data.device_transfer import row_reader
 
     this = job(cells, set={**SMALL, "objective.beta": 0.7, "model.n_categories": 3})
-    data = build_dataset(cells_of(this), this.config)
-    model = conduct(this.config, data, RunFolder(tmp_path), Silence()).model
-    idx_n, network = data.training.val_idx, model.group.network
+    data = build_dataset(load_cells(this), this.config)
+    model = run_training(this.config, data, RunFolder(tmp_path), Silence()).model
+    idx_n, network = data.training.val_idx, model.model.network
     found = held_out_losses(model, data)
     import torch
 
     with torch.no_grad():
-        x_ng = row_reader(data.training.values_ng, torch.device("cpu"))(torch.as_tensor(idx_n)).dense()
+        x_ng = row_reader(data.training.matrix, torch.device("cpu"))(torch.as_tensor(idx_n)).dense()
         x_ang = x_ng.expand(2, -1, -1)
         encoded = network.encode(x_ang)
         mu, log_var = (t.numpy() for t in network.state(encoded.z_anb, encoded.log_q_ank.exp()))
@@ -159,11 +163,11 @@ def test_k_means_is_that_of_scikit_learn_on_the_same_components(cells):
     for scale in (False, True):
         this = job(cells, method="kmeans", baseline={"scale": scale, "pcs": 7, "restarts": 3}, seeds=[5])
         source = read_source(str(cells / "cells.h5ad"), None, "kind")
-        values = np.asarray(fit_preparation(source, this.config).values_ng)
+        values = np.asarray(fit_preparation(source, this.config.input).matrix.block())
         if scale:
             values = (values - values.mean(0)) / values.std(0)
         expected = KMeans(4, n_init=3, random_state=5).fit_predict(principal_components(values, 7, 0))
-        figures = perform(this, Place(cells / "out"))
+        figures = execute(this, RunOptions(cells / "out"))
         for name, score in label_scores(source.labels_n, expected).items():
             assert figures[name] == pytest.approx(score)
         assert figures["populated"] == 4
@@ -174,7 +178,7 @@ def test_k_means_is_that_of_scikit_learn_on_the_same_components(cells):
 def test_leiden_comes_to_the_true_number_of_clusters(cells, tmp_path):
     pytest.importorskip("igraph")
     pytest.importorskip("scanpy")
-    figures = perform(job(cells, method="leiden", min_cells_per_type=10), Place(tmp_path))
+    figures = execute(job(cells, method="leiden", min_cells_per_type=10), RunOptions(tmp_path))
     assert (figures["populated"], figures["n_categories"]) == (3, 3)
     assert figures["acc"] > 0.95
     assert "resolution" in figures["detail"]
@@ -211,7 +215,9 @@ def test_a_number_of_clusters_that_is_jumped_over_is_looked_for_around_the_jump(
 @pytest.mark.filterwarnings("ignore")  # scvi-tools brings many libraries that warn of their own future
 def test_scvi_clusters_its_latent_space(cells, tmp_path):
     pytest.importorskip("scvi")
-    figures = perform(job(cells, method="scvi_kmeans", min_cells_per_type=10, baseline={"epochs": 30}), Place(tmp_path))
+    figures = execute(
+        job(cells, method="scvi_kmeans", min_cells_per_type=10, baseline={"epochs": 30}), RunOptions(tmp_path)
+    )
     assert figures["acc"] > 0.9
     assert ", 30 epochs" in figures["detail"]
 
@@ -220,19 +226,19 @@ def test_scvi_clusters_its_latent_space(cells, tmp_path):
 def test_a_method_whose_package_is_missing_is_refused_before_anything_runs(method, cells, monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=rf"^The method {method} needs \w+; install it with: pip install"):
-        without_row([job(cells), job(cells, method=method)], tmp_path / "rows.csv")
+        pending_runs([job(cells), job(cells, method=method)], tmp_path / "rows.csv")
 
 
 def test_types_with_few_cells_are_left_out_for_all_methods_alike(cells, tmp_path):
     for method in ("cplmix", "kmeans"):
         this = job(cells, method=method, min_cells_per_type=10)
-        figures = perform(this, Place(tmp_path))
+        figures = execute(this, RunOptions(tmp_path))
         assert (figures["n_cells"], figures["n_types"], figures["n_categories"]) == (90, 3, 3)
         assert "min_cells_per_type=10" in this.settings
-    source = cells_of(this)
+    source = load_cells(this)
     assert set(source.labels_n) == {"a", "b", "c"}
-    assert source.adata.n_obs == source.values_ng.shape[0] == len(source.labels_n) == 90
-    assert (np.asarray(source.adata.X) == source.values_ng).all()
+    assert source.adata.n_obs == source.matrix.shape[0] == len(source.labels_n) == 90
+    assert (np.asarray(source.adata.X) == source.matrix.block()).all()
 
 
 def test_cells_of_unknown_type_stay_and_a_test_set_keeps_its_cells():
@@ -240,7 +246,7 @@ def test_cells_of_unknown_type_stay_and_a_test_set_keeps_its_cells():
     labels_n = source.labels_n.copy()
     labels_n[labels_n == "3"] = ""
     held_out_n = np.arange(source.n_cells) % 5 == 0
-    kept = common_types(dataclasses.replace(source, labels_n=labels_n, held_out_n=held_out_n), 178)
+    kept = drop_rare_types(dataclasses.replace(source, labels_n=labels_n, held_out_n=held_out_n), 178)
     common = pd.Series(labels_n[labels_n != ""]).value_counts()
     expected = np.isin(labels_n, ["", *common[common >= 178].index])
     assert 0 < (~expected).sum() < len(expected)
@@ -250,10 +256,10 @@ def test_cells_of_unknown_type_stay_and_a_test_set_keeps_its_cells():
 
 def test_the_seeds_and_runs_that_have_a_row_are_skipped_and_others_are_not(measured, cells):
     jobs, told, rows, out = measured
-    assert [end[0].key for end in told] == [each.key for each in jobs] == [key_of(row) for row in rows]
-    assert without_row(jobs, out / "rows.csv") == []
+    assert [end[0].key for end in told] == [each.key for each in jobs] == keys_of(rows)
+    assert pending_runs(jobs, out / "rows.csv") == []
     more = [entry(name="arms", over={"model.n_arms": [1, 2, 3]}, seeds=[0, 1, 2])]
-    todo = without_row(jobs_of(more, HOME, cells), out / "rows.csv")
+    todo = pending_runs(expand_entries(more, HOME, cells), out / "rows.csv")
     assert sorted((each.config.model.n_arms, each.config.seed) for each in todo) == [
         (1, 2),
         (2, 2),
@@ -262,7 +268,7 @@ def test_the_seeds_and_runs_that_have_a_row_are_skipped_and_others_are_not(measu
         (3, 2),
     ]
     other = [entry(name="arms", over={"model.n_arms": [2]}, set={**SMALL, "objective.lam": 0.5})]
-    assert len(without_row(jobs_of(other, HOME, cells), out / "rows.csv")) == 1
+    assert len(pending_runs(expand_entries(other, HOME, cells), out / "rows.csv")) == 1
 
 
 def test_where_it_runs_and_what_it_logs_do_not_make_another_run(cells):
@@ -278,12 +284,12 @@ def test_where_it_runs_and_what_it_logs_do_not_make_another_run(cells):
 
 
 def test_a_default_that_changes_makes_another_run(cells, monkeypatch):
-    from cplmix_ray.config import Objective
+    from cplmix_ray.models.cplmixvae.config import Objective
 
     before = job(cells)
     other = {"objective": before.config.objective.model_copy(update={"lam": 3.0})}
     monkeypatch.setattr(
-        "cplmix_ray.benchmarks.jobs.parse_config", lambda *given: before.config.model_copy(update=other)
+        "cplmix_ray.benchmarks.runs.parse_config", lambda *given: before.config.model_copy(update=other)
     )
     assert Objective().lam == 1.0
     assert job(cells).key != before.key
@@ -293,22 +299,22 @@ def test_models_are_left_only_where_asked_for(measured, cells, tmp_path):
     _, _, _, out = measured
     assert not list(out.rglob("checkpoints"))
     assert len(list(out.rglob("metrics.json"))) == 4
-    perform(job(cells), Place(tmp_path, keep_models=True))
+    execute(job(cells), RunOptions(tmp_path, keep_models=True))
     assert list(tmp_path.rglob("checkpoints/*"))
 
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint(cells, tmp_path):
     """Half of the run is done; the other half ends with the row that the whole run has."""
-    whole = perform(job(cells), Place(tmp_path / "whole"))
+    whole = execute(job(cells), RunOptions(tmp_path / "whole"))
     this = job(cells)
     half = this.config.training.model_copy(update={"max_steps": 3})
     model = this.config.model.model_copy(update={"n_categories": 4})
     config = this.config.model_copy(update={"training": half, "model": model})
     folder = RunFolder(tmp_path / "half" / "runs" / f"x-{this.hash}" / "seed-0")
-    conduct(config, build_dataset(cells_of(this), config), folder, Silence())
+    run_training(config, build_dataset(load_cells(this), config), folder, Silence())
     begun = [path.name for path in folder.checkpoints.iterdir()]
     assert begun
-    figures = perform(this, Place(tmp_path / "half"))
+    figures = execute(this, RunOptions(tmp_path / "half"))
     assert figures["steps"] == 6
     assert {n: v for n, v in figures.items() if n not in ("seconds", "step_ms")} == {
         n: v for n, v in whole.items() if n not in ("seconds", "step_ms")
@@ -317,9 +323,9 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(cells, tmp_path):
 
 def test_a_run_that_fails_does_not_end_the_others(cells, tmp_path):
     entries = [entry(name="bad", n_categories=500), entry(name="wild", set={**SMALL, "training.lr": 1e30}), entry()]
-    failed, told, rows = run(jobs_of(entries, HOME, cells), tmp_path)
+    failed, told, rows = run(expand_entries(entries, HOME, cells), tmp_path)
     assert failed == 2
-    assert [row["name"] for row in rows] == ["x"]
+    assert rows["name"].tolist() == ["x"]
     assert "fewer than --n-categories 500" in told[0][1]
     assert "not finite" in told[1][1]
 
@@ -332,9 +338,9 @@ def test_several_at_a_time_give_the_rows_of_one_after_the_other(measured, cells,
     assert failed == 0
 
     def figures(found):
-        return sorted([row[name] for name in COLUMNS if name != "seconds"] for row in found)
+        return sorted(found[[name for name in COLUMNS if name != "seconds"]].to_numpy().tolist())
 
-    assert figures(together) == figures(row for row in rows if key_of(row) in {each.key for each in some})
+    assert figures(together) == figures(with_keys(rows, {each.key for each in some}))
 
 
 @pytest.mark.slow
@@ -354,30 +360,30 @@ def test_an_interrupted_benchmark_says_so_and_goes_on(tmp_path, workers):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until = time.monotonic() + 300
-    while not read_rows(rows) and time.monotonic() < until:
+    while read_rows(rows).empty and time.monotonic() < until:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, len(said.splitlines())) == (1, 1), said
-    assert "The benchmark was interrupted; the same command goes on" in said
+    assert "The benchmark was interrupted; repeat the command" in said
     assert 1 <= len(read_rows(rows)) < 4
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert sorted(row["seed"] for row in read_rows(rows)) == ["0", "1", "2", "3"]
+    assert sorted(read_rows(rows)["seed"]) == ["0", "1", "2", "3"]
 
 
 def test_rows_survive_a_line_that_was_cut_off(tmp_path):
     path = tmp_path / "rows.csv"
-    assert read_rows(path) == []
+    assert read_rows(path).empty
     append_row(path, {"name": "one", "acc": 0.123456789, "val_acc": float("nan"), "settings": 'a="x, y" b=1'})
     with open(path, "a") as file:
         file.write("0.1.0,two,da")
-    assert [row["name"] for row in read_rows(path)] == ["one"]
+    assert read_rows(path)["name"].tolist() == ["one"]
     append_row(path, {"name": "three", "seed": 0})
     rows = read_rows(path)
-    assert [row["name"] for row in rows] == ["one", "three"]
-    assert (rows[0]["acc"], rows[0]["val_acc"], rows[0]["settings"]) == ("0.123457", "", 'a="x, y" b=1')
-    assert number(rows[0], "val_acc") is None
+    assert rows["name"].tolist() == ["one", "three"]
+    assert tuple(rows.loc[0, ["acc", "val_acc", "settings"]]) == ("0.123457", "", 'a="x, y" b=1')
+    assert np.isnan(values_of(rows, "val_acc")[0])
     with open(path, newline="") as file:
         assert next(csv.reader(file)) == list(COLUMNS)
 
@@ -385,7 +391,7 @@ def test_rows_survive_a_line_that_was_cut_off(tmp_path):
 @pytest.mark.parametrize("text", ["data,acc\ndigits,0.5\n", "words\n"])
 def test_a_file_of_other_rows_is_refused(tmp_path, text):
     (tmp_path / "rows.csv").write_text(text)
-    with pytest.raises(InputError, match=r"rows\.csv holds no rows of this version's benchmark"):
+    with pytest.raises(InputError, match=r"rows\.csv"):
         read_rows(tmp_path / "rows.csv")
 
 
@@ -397,24 +403,25 @@ def test_settings_as_text_come_back_as_they_were():
 
 def test_a_value_is_a_column_a_setting_or_its_default(measured):
     _, _, rows, _ = measured
-    by_arms = [value_of(row, "model.n_arms") for row in rows]
-    assert by_arms == [1, 1, 2, 2, 2, 2]
-    assert (value_of(rows[0], "k_off"), value_of(rows[0], "model.n_categories")) == (0, 4)
-    assert (value_of(rows[0], "name"), value_of(rows[0], "seed")) == ("arms", 0)
-    assert value_of(rows[0], "model.hidden") == [12]
-    assert value_of(rows[0], "objective.lam") == 1.0
+    assert values_of(rows, "model.n_arms").tolist() == [1, 1, 2, 2, 2, 2]
+    assert (values_of(rows, "k_off")[0], values_of(rows, "model.n_categories")[0]) == (0, 4)
+    assert (values_of(rows, "name")[0], values_of(rows, "seed")[0]) == ("arms", 0)
+    assert values_of(rows, "model.hidden")[0] == [12]
+    assert values_of(rows, "objective.lam")[0] == 1.0
     with pytest.raises(InputError, match=r"no column or setting 'model\.armz'"):
-        value_of(rows[0], "model.armz")
+        values_of(rows, "model.armz")
 
 
 def test_the_table_gives_means_and_sample_deviations_and_what_an_entry_compares(measured):
     _, _, rows, _ = measured
-    groups = groups_of(rows)
-    assert [len(group.rows) for group in groups] == [2, 2, 2]
-    values = [float(row["acc"]) for row in rows[:2]]
-    assert mean_sd(groups[0], "acc") == f"{np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}"
-    assert mean_sd(groups[2], "consensus") == "-"
-    assert list(varied(groups).values()) == ["model.n_arms=1", "model.n_arms=2", ""]
+    table = summarize(rows, ["acc", "consensus"])
+    assert table["runs"].tolist() == [2, 2, 2]
+    values = rows["acc"][:2].astype(float)
+    assert table["acc"][0] == f"{np.mean(values):.3f} +- {np.std(values, ddof=1):.3f}"
+    assert table["consensus"][2] == "-"
+    assert table["settings"].tolist() == ["model.n_arms=1", "model.n_arms=2", ""]
+    assert summarize(rows[:1], ["acc"])["acc"][0] == f"{values[0]:.4g}"
+    assert summarize(with_keys(rows[:0], set()), ["acc"]).empty
 
 
 def ranked_row(data, seed, acc, **figures) -> dict[str, str]:
@@ -432,23 +439,24 @@ def test_rank_correlations_of_closed_cases(tmp_path):
     rows += [ranked_row("two", i, acc, consensus=-acc) for i, acc in enumerate(accuracies[:3])]
     rows += [ranked_row("three", i, acc, consensus=acc) for i, acc in enumerate(accuracies[:2])]
     rows.append({**ranked_row("one", 9, 0.9, consensus=0.0), "method": "kmeans"})
-    found = {(each.data, each.score): each for each in rankings(rows)}
+    table = rank_scores(pd.DataFrame(rows))
+    found = table.set_index(["data", "score"], drop=False).T
     one = found["one", "consensus"]
-    assert (one.rho, one.runs) == (pytest.approx(1.0), 4)
-    assert (one.picked, one.mean, one.best) == (0.4, pytest.approx(0.25), 0.4)
-    assert found["one", "amp"].rho == pytest.approx(-1.0)
-    assert found["one", "amp"].picked == 0.1
-    assert found["one", "reconstruction"].rho == pytest.approx(1.0), "the smaller the better"
-    assert found["one", "reconstruction"].picked == 0.4
-    assert found["one", "populated"].rho is None, "all runs have the same"
-    assert found["one", "populated"].picked == pytest.approx(0.25)
-    assert found["one", "val_loss"].rho == pytest.approx(-spearmanr(accuracies, [3, 1, 4, 2]).statistic)
-    assert found["two", "consensus"].rho == pytest.approx(-1.0)
-    assert found["three", "consensus"].rho is None, "two runs are always in one order or the other"
-    assert found[ALL, "consensus"].rho == pytest.approx(0.0), "the mean of 1 and -1"
-    assert found[ALL, "consensus"].picked == pytest.approx(np.mean([0.4, 0.1, 0.2]))
+    assert (one.spearman_acc, one.runs) == (pytest.approx(1.0), 4)
+    assert (one.picked_acc, one.mean_acc, one.best_acc) == (0.4, pytest.approx(0.25), 0.4)
+    assert found["one", "amp"].spearman_acc == pytest.approx(-1.0)
+    assert found["one", "amp"].picked_acc == 0.1
+    assert found["one", "reconstruction"].spearman_acc == pytest.approx(1.0), "the smaller the better"
+    assert found["one", "reconstruction"].picked_acc == 0.4
+    assert np.isnan(found["one", "populated"].spearman_acc), "all runs have the same"
+    assert found["one", "populated"].picked_acc == pytest.approx(0.25)
+    assert found["one", "val_loss"].spearman_acc == pytest.approx(-spearmanr(accuracies, [3, 1, 4, 2]).statistic)
+    assert found["two", "consensus"].spearman_acc == pytest.approx(-1.0)
+    assert np.isnan(found["three", "consensus"].spearman_acc), "two runs are always in one order or the other"
+    assert found[ALL, "consensus"].spearman_acc == pytest.approx(0.0), "the mean of 1 and -1"
+    assert found[ALL, "consensus"].picked_acc == pytest.approx(np.mean([0.4, 0.1, 0.2]))
     assert (ALL, "amp") not in found, "one data set needs no mean"
-    write_rankings(tmp_path / "rank.csv", list(found.values()))
+    write_rankings(tmp_path / "rank.csv", table)
     with open(tmp_path / "rank.csv", newline="") as file:
         lines = {(line["data"], line["score"]): line for line in csv.DictReader(file)}
     assert lines["two", "consensus"]["spearman_acc"] == "-1.0000"
@@ -461,14 +469,14 @@ def test_agreement_between_seeds_is_between_runs_of_the_same_settings(measured):
     found = seed_agreement(rows, out)
     for first in (0, 2, 4):
         both = []
-        for row in rows[first : first + 2]:
-            with np.load(categories_file(out, key_of(row))) as file:
+        for key in keys_of(rows[first : first + 2]):
+            with np.load(categories_file(out, key)) as file:
                 both.append(file["category_n"])
         assert found[first] == found[first + 1] == pytest.approx(adjusted_rand_score(*both))
-    assert seed_agreement(rows[:1], out) == [None]
-    assert seed_agreement(rows, out / "elsewhere") == [None] * 6
-    assert {each.score for each in rankings(rows, out)} >= {"seed_agreement", "consensus", "val_loss"}
-    assert "seed_agreement" not in {each.score for each in rankings(rows)}
+    assert seed_agreement(rows[:1], out).isna().all()
+    assert seed_agreement(rows, out / "elsewhere").isna().tolist() == [True] * 6
+    assert set(rank_scores(rows, out)["score"]) >= {"seed_agreement", "consensus", "val_loss"}
+    assert "seed_agreement" not in set(rank_scores(rows)["score"])
 
 
 def test_a_curve_has_a_bar_for_each_value_as_high_as_the_deviation():
@@ -478,12 +486,13 @@ def test_a_curve_has_a_bar_for_each_value_as_high_as_the_deviation():
         ranked_row("one", 0, 0.6, settings="model.n_arms=4"),
         ranked_row("two", 0, 0.5, settings=""),
     ]
-    curves = points_of(rows, "model.n_arms", "data", "acc")
+    curves = curve_points(pd.DataFrame(rows), "model.n_arms", "data", "acc")
     sd = np.std([0.2, 0.4], ddof=1)
-    assert curves == {
-        "one": [Point(1, pytest.approx(0.3), pytest.approx(sd), 2), Point(4, 0.6, 0.0, 1)],
-        "two": [Point(2, 0.5, 0.0, 1)],
-    }
+    assert curves.to_numpy().tolist() == [
+        ["one", 1, pytest.approx(0.3), pytest.approx(sd), 2],
+        ["one", 4, 0.6, 0.0, 1],
+        ["two", 2, 0.5, 0.0, 1],
+    ]
     (panel,) = draw_curves(curves, "model.n_arms", "acc").axes
     assert [curve.get_label() for curve in panel.containers] == ["one", "two"]
     (bars,) = panel.containers[0].lines[2]
@@ -496,32 +505,32 @@ def test_a_curve_has_a_bar_for_each_value_as_high_as_the_deviation():
 
 def test_settings_that_are_words_stand_side_by_side():
     rows = [ranked_row("one", i, 0.5, coupling=name) for i, name in enumerate(["d_sigma", "agree", "d_sigma"])]
-    curves = points_of(rows, "coupling", "name", "acc")
-    assert [(point.x, point.runs) for point in curves["n"]] == [("agree", 1), ("d_sigma", 2)]
+    curves = curve_points(pd.DataFrame(rows), "coupling", "name", "acc")
+    assert curves[["curve", "x", "runs"]].to_numpy().tolist() == [["n", "agree", 1], ["n", "d_sigma", 2]]
     (panel,) = draw_curves(curves, "coupling", "acc").axes
     assert [label.get_text() for label in panel.get_xticklabels()] == ["agree", "d_sigma"]
 
 
 GOOD = {"name": "x", "data": "digits", "set": {"training.max_steps": 2}}
 BAD_FILES = {
-    "no list": ({"name": "x"}, r"is no list of entries"),
-    "empty": ([], r"is no list of entries"),
-    "no data": ([{"name": "x"}], r"0\.data: field required"),
-    "unknown key": ([{**GOOD, "colour": 1}], r"0\.colour: extra inputs"),
-    "unknown method": ([{**GOOD, "method": "magic"}], r"0\.method: input should be"),
-    "two of a name": ([GOOD, GOOD], r"more than one entry 'x'"),
+    "no list": ({"name": "x"}, r"bench\.yaml"),
+    "empty": ([], r"bench\.yaml"),
+    "no data": ([{"name": "x"}], r"0\.data:"),
+    "unknown key": ([{**GOOD, "colour": 1}], r"0\.colour:"),
+    "unknown method": ([{**GOOD, "method": "magic"}], r"0\.method:.*kmeans"),
+    "two of a name": ([GOOD, GOOD], r"bench\.yaml.*'x'"),
     "a name that is a path": ([{**GOOD, "name": "a/b"}], r"0\.name:"),
     "no seeds": ([{**GOOD, "seeds": []}], r"0\.seeds:"),
-    "no values": ([{**GOOD, "over": {"model.n_arms": []}}], r"over: value error, a setting needs"),
-    "said twice": ([{**GOOD, "n_categories": 3, "over": {"model.n_categories": [4]}}], r"is given twice"),
+    "no values": ([{**GOOD, "over": {"model.n_arms": []}}], r"0\.over:"),
+    "said twice": ([{**GOOD, "n_categories": 3, "over": {"model.n_categories": [4]}}], r"model\.n_categories"),
     "no such setting": ([{**GOOD, "set": {"model.n_armz": 2}}], r"entry 'x': model\.n_armz"),
-    "no such section": ([{**GOOD, "set": {"modle.n_arms": 2}}], r"there is no setting 'modle\.n_arms'"),
-    "seed in set": ([{**GOOD, "set": {"seed": 2}}], r"there is no setting 'seed'"),
+    "no such section": ([{**GOOD, "set": {"modle.n_arms": 2}}], r"entry 'x'.*'modle\.n_arms'"),
+    "seed in set": ([{**GOOD, "set": {"seed": 2}}], r"entry 'x'.*'seed'"),
     "out of bounds": ([{**GOOD, "over": {"model.n_arms": [0]}}], r"entry 'x': model\.n_arms"),
-    "data in set": ([{**GOOD, "set": {"input.data": "digits"}}], r"input\.data is not for set or over"),
-    "no config": ([{**GOOD, "config": "nowhere.yaml"}], r"Cannot read the configuration .*nowhere\.yaml"),
-    "no variable": ([{**GOOD, "data": "${CPLMIX_NOWHERE}/a.h5ad"}], r"needs the variable CPLMIX_NOWHERE"),
-    "no file": ([{**GOOD, "data": "nowhere.h5ad"}], r"There is no file .*nowhere\.h5ad for entry 'x'"),
+    "data in set": ([{**GOOD, "set": {"input.data": "digits"}}], r"entry 'x'.*input\.data"),
+    "no config": ([{**GOOD, "config": "nowhere.yaml"}], r"nowhere\.yaml"),
+    "no variable": ([{**GOOD, "data": "${CPLMIX_NOWHERE}/a.h5ad"}], r"CPLMIX_NOWHERE"),
+    "no file": ([{**GOOD, "data": "nowhere.h5ad"}], r"nowhere\.h5ad.*'x'.*--data-dir"),
 }
 
 
@@ -537,10 +546,10 @@ def test_a_benchmark_that_cannot_be_used_is_one_sentence_and_leaves_nothing(case
 
 def test_data_is_found_by_variable_folder_and_name(monkeypatch, tmp_path):
     monkeypatch.setenv("CPLMIX_RAY_DATA", "/one")
-    assert locate("${CPLMIX_RAY_DATA}/a.h5ad", tmp_path) == "/one/a.h5ad"
-    assert locate("a.h5ad", tmp_path) == str(tmp_path / "a.h5ad")
-    assert locate("a.h5ad", None) == "/one/a.h5ad"
-    assert locate("digits", tmp_path) == "digits"
+    assert resolve_path("${CPLMIX_RAY_DATA}/a.h5ad", tmp_path) == "/one/a.h5ad"
+    assert resolve_path("a.h5ad", tmp_path) == str(tmp_path / "a.h5ad")
+    assert resolve_path("a.h5ad", None) == "/one/a.h5ad"
+    assert resolve_path("digits", tmp_path) == "digits"
 
 
 def test_the_line_from_runs_to_rank_and_curve(cells, tmp_path, capsys):
@@ -552,29 +561,29 @@ def test_the_line_from_runs_to_rank_and_curve(cells, tmp_path, capsys):
     line = ["accuracy", str(spec), "--data-dir", str(cells), "--out", str(tmp_path / "out")]
     bench([*line, "--only", "arms", "--seeds", "3"])
     rows = tmp_path / "out" / "rows.csv"
-    assert [(row["name"], row["seed"]) for row in read_rows(rows)] == [("arms", "3"), ("arms", "3")]
+    assert read_rows(rows)[["name", "seed"]].to_numpy().tolist() == [["arms", "3"], ["arms", "3"]]
     bench(line)
     said = capsys.readouterr().out.splitlines()
-    assert said[-1] == f"Rows are in {rows}."
+    assert str(rows) in said[-1]
     assert len(read_rows(rows)) == 2 + 4 + 3
     assert sum("+-" in text for text in said) == 3
     before = rows.read_bytes()
     bench(line)
     assert rows.read_bytes() == before
-    assert f"7 runs, 7 of them have a row in {rows}." in capsys.readouterr().out
+    assert re.search(rf"\b7 runs\b.*\b7\b.*{re.escape(str(rows))}", capsys.readouterr().out)
     bench(["rank", str(rows)])
-    assert capsys.readouterr().out.splitlines()[-1] == f"The table is in {rows.parent / 'rank.csv'}."
+    assert str(rows.parent / "rank.csv") in capsys.readouterr().out.splitlines()[-1]
     assert "seed_agreement" in (rows.parent / "rank.csv").read_text()
     bench(["curve", str(rows), "--x", "model.n_arms", "--out", str(tmp_path / "arms.pdf")])
-    assert "cells.h5ad: 6 runs at model.n_arms = 1, 2." in capsys.readouterr().out
+    assert re.search(r"cells\.h5ad\b.*\b6 runs\b.*model\.n_arms.*\b1, 2\b", capsys.readouterr().out)
     assert (tmp_path / "arms.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["rank", "nowhere.csv"], r"nowhere\.csv holds no rows"),
-        (["curve", "nowhere.csv", "--x", "k_off"], r"nowhere\.csv holds no rows"),
+        (["rank", "nowhere.csv"], r"nowhere\.csv contains no rows"),
+        (["curve", "nowhere.csv", "--x", "k_off"], r"nowhere\.csv contains no rows"),
         (["accuracy", "nowhere.yaml", "--out", "o"], r"Cannot read the benchmark nowhere\.yaml"),
         (["accuracy", "b.yaml", "--out", "o", "--workers", "0"], r"--workers 0 must be 1 or more"),
         (["accuracy", "b.yaml", "--out", "o", "--only", "z"], r"b\.yaml has no entry 'z'; it has x"),
@@ -594,11 +603,11 @@ def test_curves_of_nothing_and_pictures_of_no_kind_are_refused(measured, tmp_pat
     _, _, _, out = measured
     rows = str(out / "rows.csv")
     for words, sentence in [
-        (["--x", "model.armz"], "no column or setting 'model.armz'"),
-        (["--x", "model.n_arms", "--y", "beauty"], "no column 'beauty' to draw"),
-        (["--x", "model.n_arms", "--y", "settings"], "holds words, not figures"),
-        (["--x", "model.n_arms", "--out", "a.doc"], r"must end in .png, .pdf or .svg"),
-        (["--x", "steps", "--method", "kmeans"], "No row has both steps and acc"),
+        (["--x", "model.armz"], "'model.armz'"),
+        (["--x", "model.n_arms", "--y", "beauty"], "'beauty'"),
+        (["--x", "model.n_arms", "--y", "settings"], "'settings'"),
+        (["--x", "model.n_arms", "--out", "a.doc"], r"a\.doc.*\.png.*\.pdf.*\.svg"),
+        (["--x", "steps", "--method", "kmeans"], "steps.*acc"),
     ]:
         with pytest.raises(InputError, match=sentence):
             bench(["curve", rows, *words])
@@ -609,7 +618,7 @@ def test_a_failed_run_makes_status_one_and_bad_input_two(cells, tmp_path):
     spec = write_bench(
         tmp_path, {**GOOD, "data": "cells.h5ad", "labels_key": "kind", "n_categories": 500, "seeds": [0]}
     )
-    with pytest.raises(TrainingError, match="1 of 1 runs failed"):
+    with pytest.raises(TrainingError, match="1 of 1 runs"):
         bench(["accuracy", str(spec), "--data-dir", str(cells), "--out", str(tmp_path / "out")])
     for words, status in [(["rank", "nowhere.csv"], 2), (["--help"], 0)]:
         done = subprocess.run(
@@ -627,6 +636,6 @@ def test_a_failed_run_makes_status_one_and_bad_input_two(cells, tmp_path):
     "path", sorted((Path(__file__).parents[1] / "tune_configs").glob("bench_*.yaml")), ids=lambda path: path.stem
 )
 def test_the_shipped_benchmarks_are_valid(path):
-    jobs = jobs_of(load_entries(path), path.parent, Path("data"))
+    jobs = expand_entries(load_entries(path), path.parent, Path("data"))
     assert len(jobs) > 2
     assert json.dumps([str(each) for each in jobs])

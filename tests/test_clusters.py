@@ -6,8 +6,8 @@ import scipy.sparse as sp
 from sklearn.metrics import adjusted_rand_score
 
 from cplmix_ray.clustering.kmeans_ensemble import build_ensemble
-from cplmix_ray.clustering.merging import joint_of_copies, merge_by_lift
-from cplmix_ray.data.neighbors.normalized_components import pearson_residuals, views_of
+from cplmix_ray.clustering.merging import joint_distribution, merge_by_lift
+from cplmix_ray.data.neighbors.initial_clustering import pearson_residuals, views_of
 
 
 def planted(sizes: list[int], spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -22,9 +22,9 @@ def planted(sizes: list[int], spread: float, seed: int = 0) -> tuple[np.ndarray,
 # Merging
 
 
-def test_the_joint_of_copies_is_symmetric_and_sums_to_one():
+def test_the_joint_distribution_is_symmetric_and_sums_to_one():
     first, second = np.eye(3)[[0, 0, 1, 2]], np.eye(3)[[0, 1, 1, 2]]
-    joint = joint_of_copies(first, second)
+    joint = joint_distribution(first, second)
     np.testing.assert_allclose(joint, joint.T)
     np.testing.assert_allclose(joint, np.array([[2, 1, 0], [1, 2, 0], [0, 0, 2]]) / 8)
 
@@ -141,7 +141,7 @@ def test_views_are_the_components_of_sklearn_dense_or_sparse_whole_or_in_blocks(
     for view, values in zip(whole, (logged, scaled.clip(-10, 10)), strict=False):
         expected = PCA(5).fit_transform(values)
         np.testing.assert_allclose(np.abs(view[:, :5]), np.abs(expected), rtol=1e-2, atol=1e-2)
-    monkeypatch.setattr("cplmix_ray.data.neighbors.normalized_components._BLOCK", 7)
+    monkeypatch.setattr("cplmix_ray.data.neighbors.initial_clustering._BLOCK", 7)
     for one, other in zip(whole, views_of(sp.csr_matrix(logged), sp.csr_matrix(counts), seed=0), strict=True):
         np.testing.assert_allclose(np.abs(one[:, :5]), np.abs(other[:, :5]), rtol=1e-3, atol=1e-3)
     assert len(views_of(logged, None, seed=0)) == 2

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from cplmix_ray.collectives.arm_sum import ArmSum
+from cplmix_ray.collectives.unit_sum import UnitSum
 from cplmix_ray.couplings.distances import DSigmaCoupling
 
 FLOOR = 1e-3
@@ -48,7 +48,7 @@ def one_sum(log_q_ank: Tensor, floor: float = FLOOR) -> tuple[Tensor, Tensor]:
     """The package's value, and its surrogate summed over arms."""
     coupling = DSigmaCoupling(log_q_ank.shape[0], floor)
     sent = coupling.send(log_q_ank)
-    sum_nk, norm2_total = ArmSum().launch(sent.u_ank, sent.norm2_a).wait()
+    sum_nk, norm2_total = UnitSum().launch(sent.u_ank, sent.norm2_a).wait()
     return coupling.pairwise(norm2_total, sum_nk), coupling.surrogate(sent, sum_nk).sum()
 
 
@@ -158,7 +158,7 @@ def test_distance_keeps_float32_precision_relative_to_what_is_subtracted():
 @pytest.mark.parametrize(("n_cells", "n_parts"), [(1, 1), (8, 3), (128, 10)])
 def test_what_travels_has_the_same_size_whatever_the_number_of_arms(n_arms, n_cells, n_parts):
     sent = DSigmaCoupling(n_arms, FLOOR).send(log_posterior(logits_of(n_arms, n_cells, n_parts)).float())
-    pending = ArmSum().launch(sent.u_ank, sent.norm2_a)
+    pending = UnitSum().launch(sent.u_ank, sent.norm2_a)
     assert pending.buffer.nbytes == 4 * (n_cells * n_parts + 1)
     assert not pending.buffer.requires_grad
 
@@ -191,11 +191,11 @@ def inputs_of(n_arms: int) -> Tensor:
     return torch.randn(n_arms, N_CELLS, N_INPUTS, generator=generator, dtype=torch.float64)
 
 
-def local_surrogate(logits_ank: Tensor, n_arms: int, arm_sum: ArmSum) -> tuple[Tensor, Tensor]:
+def local_surrogate(logits_ank: Tensor, n_arms: int, unit_sum: UnitSum) -> tuple[Tensor, Tensor]:
     """Value over all arms, and the surrogate of the arms held here."""
     coupling = DSigmaCoupling(n_arms, FLOOR)
     sent = coupling.send(log_posterior(logits_ank))
-    pending = arm_sum.launch(sent.u_ank, sent.norm2_a)
+    pending = unit_sum.launch(sent.u_ank, sent.norm2_a)
     sum_nk, norm2_total = pending.wait()
     return coupling.pairwise(norm2_total, sum_nk), coupling.surrogate(sent, sum_nk).sum()
 
@@ -215,19 +215,19 @@ def worker(rank: int, world: int, folder: str) -> None:
     dist.all_reduce = counted
     results = []
     for layout in LAYOUTS[world]:
-        mine, n_arms, arm_sum = list(layout[rank]), sum(map(len, layout)), ArmSum(dist.group.WORLD)
+        mine, n_arms, unit_sum = list(layout[rank]), sum(map(len, layout)), UnitSum(dist.group.WORLD)
         logits_ank = logits_of(n_arms, N_CELLS, N_PARTS)[mine].requires_grad_()
-        value, surrogate = local_surrogate(logits_ank, n_arms, arm_sum)
+        value, surrogate = local_surrogate(logits_ank, n_arms, unit_sum)
         surrogate.backward()
 
         weight, bias, unused = shared_weights()
-        shared_value, shared = local_surrogate(inputs_of(n_arms)[mine] @ weight + bias, n_arms, arm_sum)
+        shared_value, shared = local_surrogate(inputs_of(n_arms)[mine] @ weight + bias, n_arms, unit_sum)
         shared.backward()
-        arm_sum.reduce_gradients([weight, bias, unused])
+        unit_sum.reduce_gradients([weight, bias, unused])
 
         carried.clear()
         single_ank = logits_of(n_arms, TRAFFIC_CELLS, N_PARTS).float()[mine].requires_grad_()
-        local_surrogate(single_ank, n_arms, arm_sum)[1].backward()
+        local_surrogate(single_ank, n_arms, unit_sum)[1].backward()
         results.append(
             {
                 "value": value,
@@ -295,5 +295,5 @@ def test_a_step_carries_one_buffer_forward_and_nothing_backward(distributed, cas
 def test_without_a_group_shared_gradients_are_left_alone():
     weight = torch.ones(3, requires_grad=True)
     (2 * weight).sum().backward()
-    ArmSum().reduce_gradients([weight])
+    UnitSum().reduce_gradients([weight])
     assert weight.grad.tolist() == [2.0, 2.0, 2.0]

@@ -4,11 +4,11 @@ from itertools import combinations
 
 import pytest
 import torch
+from test_simplex import aitchison_distance
 from torch import Tensor
 
-from cplmix_ray.collectives.arm_sum import ArmSum
-from cplmix_ray.couplings.build import build_coupling
-from cplmix_ray.couplings.simplex import aitchison_distance
+from cplmix_ray.collectives.unit_sum import UnitSum
+from cplmix_ray.couplings.coupling import build_coupling
 
 NAMES = ("d_sigma", "aitchison", "euclidean", "agreement")
 
@@ -22,7 +22,7 @@ def one_sum(name: str, log_q_ank: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The distance, the surrogates, the shares."""
     coupling = build_coupling(name, len(log_q_ank), 1e-3)
     sent = coupling.send(log_q_ank)
-    sum_nk, norm2_total = ArmSum().launch(sent.u_ank, sent.norm2_a).wait()
+    sum_nk, norm2_total = UnitSum().launch(sent.u_ank, sent.norm2_a).wait()
     surrogate_a = coupling.surrogate(sent, sum_nk)
     return coupling.pairwise(norm2_total, sum_nk), surrogate_a, coupling.share(surrogate_a, sum_nk)
 
@@ -112,4 +112,4 @@ def test_arms_that_agree_on_nothing_have_a_finite_loss_and_gradient():
 def test_all_send_one_tensor_of_cells_times_categories(name):
     sent = build_coupling(name, 4, 1e-3).send(logits_of(4).log_softmax(-1).float())
     assert sent.u_ank.shape == (4, 13, 5)
-    assert ArmSum().launch(sent.u_ank, sent.norm2_a).buffer.nbytes == 4 * (13 * 5 + 1)
+    assert UnitSum().launch(sent.u_ank, sent.norm2_a).buffer.nbytes == 4 * (13 * 5 + 1)

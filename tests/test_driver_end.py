@@ -15,7 +15,7 @@ from processes import workers_of
 
 from cplmix_ray.checkpoints.checkpoint import latest_checkpoint
 from cplmix_ray.cli.exits import run_command
-from cplmix_ray.distributed import orphans
+from cplmix_ray.distributed import worker_process
 
 PATIENCE = 4
 
@@ -62,7 +62,7 @@ def stop_driver_for_a_while(process: subprocess.Popen, out: Path) -> None:
 
 
 def stop_a_worker(process: subprocess.Popen, out: Path) -> None:
-    os.kill(workers_of(process.pid, "ray::ArmWorker")[0], signal.SIGSTOP)
+    os.kill(workers_of(process.pid, "ray::TrainingWorker")[0], signal.SIGSTOP)
 
 
 def nothing(process: subprocess.Popen, out: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_end_of_the_driver_is_the_end_of_all(tmp_path, fault_row, how: signa
     else:
         assert process.returncode == 1
         said = stderr.strip().splitlines()
-        assert len(said) == 1 and said[0].startswith("Interrupted; the newest checkpoint stays"), said
+        assert len(said) == 1 and said[0].startswith("Interrupted; the newest checkpoint"), said
     checkpoint, wrong = latest_checkpoint(out / "checkpoints")
     assert checkpoint is not None and wrong == [] and checkpoint.step >= 100
     made = how.name if before is nothing else f"{how.name} after: {before.__name__.replace('_', ' ')}"
@@ -118,7 +118,7 @@ def alive(pid: int) -> bool:
 
 WORKER = """
 import os, runpy, signal
-runpy.run_path({orphans!r})["end_with_node"]()
+runpy.run_path({worker_process!r})["end_with_parent"]()
 print(os.getpid(), flush=True)
 os.kill(os.getpid(), signal.SIGSTOP)
 """
@@ -132,7 +132,7 @@ time.sleep(60)
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
 def test_a_stopped_process_ends_with_the_one_that_started_it():
     """In a session of its own, so that the kernel does not wake it as the last of an orphaned group."""
-    worker = WORKER.format(orphans=str(Path(orphans.__file__)))
+    worker = WORKER.format(worker_process=str(Path(worker_process.__file__)))
     with subprocess.Popen([sys.executable, "-c", NODE, worker], stdout=subprocess.PIPE, text=True) as node:
         pid = int(node.stdout.readline())
         try:
@@ -172,4 +172,4 @@ def test_termination_is_heeded_as_an_interruption(monkeypatch, capsys, ignores):
     finally:
         signal.signal(signal.SIGINT, before[0])
     assert left.value.code == 1
-    assert capsys.readouterr().err.startswith("Interrupted; the newest checkpoint stays")
+    assert capsys.readouterr().err.startswith("Interrupted; the newest checkpoint")

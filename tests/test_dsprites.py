@@ -14,15 +14,23 @@ from cplmix_ray.cli.exits import run_command
 from cplmix_ray.cli.predict_command import predict
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.data.dataset import build_dataset, read_source
-from cplmix_ray.data.io.dsprites import SIZES, DSprites, possible_values, render
+from cplmix_ray.data.io.dsprites import SIDE, SIZES, DSprites, draw, possible_values
 from cplmix_ray.data.io.factor_images import FACTORS, PackedImages
-from cplmix_ray.data.matrix.lazy import LazyRows
-from cplmix_ray.data.training_set import dense_rows
+from cplmix_ray.data.io.read import read_source
+from cplmix_ray.data.matrix.on_demand import OnDemandMatrix
+from cplmix_ray.metrics.disentanglement import disentanglement
+from cplmix_ray.models.registry import build_dataset
 from cplmix_ray.utils.errors import InputError
 
 N = 737_280
 SQUARE, ELLIPSE, HEART = range(3)
+
+
+def render(classes_nf: np.ndarray) -> np.ndarray:
+    """Images of the given classes (n, 6): float32 of 0 and 1, shape (n, 64, 64)."""
+    images = np.zeros((len(classes_nf), SIDE, SIDE), np.float32)
+    draw(images, classes_nf)
+    return images
 
 
 def drawn(shape: int, scale: int = 5, orientation: int = 0, x: int = 0, y: int = 0) -> np.ndarray:
@@ -167,9 +175,9 @@ def test_the_factors_are_columns_of_obs():
 def test_a_factor_can_be_the_label():
     labels_n = read_source("dsprites", None, "scale", 500).labels_n
     assert set(labels_n) == set("012345")
-    with pytest.raises(InputError, match="no factor 'hue'"):
+    with pytest.raises(InputError, match=r"'hue'.*--labels-key.*shape.*scale"):
         read_source("dsprites", None, "hue", 500)
-    with pytest.raises(InputError, match="no layer 'raw'"):
+    with pytest.raises(InputError, match=r"'raw'.*--layer"):
         read_source("dsprites", "raw", None, 500)
 
 
@@ -179,7 +187,7 @@ def test_a_factor_can_be_the_label():
 def test_rows_are_the_same_alone_and_together():
     data = DSprites()
     idx = np.random.default_rng(1).integers(0, N, 50)
-    together = dense_rows(data, idx)
+    together = data.dense_rows(idx)
     for i, number in enumerate(idx):
         np.testing.assert_array_equal(data.rows(np.array([number]))[0], together[i])
     np.testing.assert_array_equal(data.take(idx).rows(np.arange(10, 20)), together[10:20])
@@ -190,42 +198,42 @@ def test_rows_are_the_same_alone_and_together():
 def test_what_workers_are_given_is_small():
     config = parse_config({"model": {"n_categories": 3}})
     data = build_dataset(read_source("dsprites"), config)
-    data.training.values_ng.rows(np.arange(5))  # tables made on the way stay behind
-    assert len(pickle.dumps(data.training.values_ng)) < 1000
+    data.training.matrix.rows(np.arange(5))  # tables made on the way stay behind
+    assert len(pickle.dumps(data.training.matrix)) < 1000
     part = build_dataset(read_source("dsprites", subset=50_000), config).training
     sent = pickle.dumps(part)
     assert len(sent) < 5_000_000
     assert b"heart" not in sent
     idx = part.val_idx[:20]
-    np.testing.assert_array_equal(pickle.loads(sent).values_ng.rows(idx), part.values_ng.rows(idx))
+    np.testing.assert_array_equal(pickle.loads(sent).matrix.rows(idx), part.matrix.rows(idx))
 
 
 def test_a_subset_is_drawn_by_the_seed():
     one, again, other = (read_source("dsprites", None, None, 300, seed) for seed in (1, 1, 2))
     assert one.adata.obs_names.tolist() == again.adata.obs_names.tolist() != other.adata.obs_names.tolist()
-    assert one.values_ng.shape == (300, 4096)
+    assert one.matrix.shape == (300, 4096)
     assert one.factors.classes_nf.shape == (300, 5)
     numbers = one.adata.obs_names.astype(int).to_numpy()
     assert (np.diff(numbers) > 0).all()
-    np.testing.assert_array_equal(one.values_ng.rows(np.arange(300)), DSprites().rows(numbers))
+    np.testing.assert_array_equal(one.matrix.rows(np.arange(300)), DSprites().rows(numbers))
     np.testing.assert_array_equal(one.labels_n, np.array(["square", "ellipse", "heart"])[numbers // (N // 3)])
 
 
 def test_a_subset_of_digits_keeps_images_and_labels_together():
     whole, part = read_source("digits"), read_source("digits", subset=100)
     numbers = part.adata.obs_names.astype(int)
-    np.testing.assert_array_equal(part.values_ng, whole.values_ng[numbers])
+    np.testing.assert_array_equal(part.matrix.block(), whole.matrix.block()[numbers])
     np.testing.assert_array_equal(part.labels_n, whole.labels_n[numbers])
-    with pytest.raises(InputError, match=r"digits has 1797 cells, fewer than --subset 2000"):
+    with pytest.raises(InputError, match=r"digits.*1797.*--subset 2000"):
         read_source("digits", subset=2000)
 
 
 def test_neighbours_of_lazy_images_are_not_sought():
     source = read_source("dsprites", subset=100)
-    assert build_dataset(source, parse_config({})).training.neighbours is None
+    assert build_dataset(source, parse_config({})).training.tables.neighbors is None
     with pytest.raises(
         InputError,
-        match=r"--copies neighbours .* choose among affine, centre, standardise, deskew, move, pose, learned and none",
+        match=r"--copies neighbours.*affine, centre, standardise, deskew, move, pose, learned",
     ):
         build_dataset(source, parse_config({"copies": {"copies": ["neighbours", "affine"]}}))
 
@@ -263,14 +271,14 @@ def test_the_published_layout_is_read_and_its_metadata_left_alone(tmp_path):
     path = original(tmp_path / "original.npz")
     source = read_source(path)
     assert not (tmp_path / "original.npz.trace").exists()
-    assert isinstance(source.values_ng, PackedImages)
+    assert isinstance(source.matrix, PackedImages)
     index = np.sort(np.random.default_rng(0).permutation(N)[:60])
-    np.testing.assert_array_equal(dense_rows(source.values_ng, np.arange(60)), DSprites().rows(index))
+    np.testing.assert_array_equal(source.matrix.dense_rows(np.arange(60)), DSprites().rows(index))
     same = read_source("dsprites").adata.obs.iloc[index]
     np.testing.assert_array_equal(source.adata.obs.to_numpy(), same.to_numpy())
-    assert source.values_ng.bits_nb.nbytes == 60 * 4096 // 8
+    assert source.matrix.bits_nb.nbytes == 60 * 4096 // 8
     part = read_source(path, subset=7)
-    assert part.values_ng.shape == (7, 4096)
+    assert part.matrix.shape == (7, 4096)
     # The trap does go off where the object is loaded.
     np.load(path, allow_pickle=True)["metadata"]
     assert (tmp_path / "original.npz.trace").exists()
@@ -279,20 +287,20 @@ def test_the_published_layout_is_read_and_its_metadata_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"imgs": None}, "lacks imgs"),
-        ({"latents_classes": None}, "lacks latents_classes"),
-        ({"latents_values": None}, "lacks latents_values"),
-        ({"imgs": np.zeros((60, 4096), np.uint8)}, r"imgs .* must be bytes of shape \(n, height, width\)"),
-        ({"imgs": np.zeros((60, 64, 64))}, "imgs .* must be bytes"),
-        ({"imgs": np.zeros((0, 64, 64), np.uint8)}, "imgs .* must be bytes"),
-        ({"imgs": np.full((60, 64, 64), 255, np.uint8)}, "has a pixel of 255"),
-        ({"imgs": np.array([{}] * 60, dtype=object)}, "imgs .* must be bytes"),
-        ({"imgs": np.zeros((59, 64, 64), np.uint8)}, r"latents_classes .* shape \(59, 6\), and has shape \(60, 6\)"),
-        ({"latents_values": np.zeros((60, 5))}, r"latents_values .* shape \(60, 6\)"),
-        ({"latents_classes": np.array([{}] * 60, dtype=object)}, "Object arrays cannot be loaded"),
-        ({"latents_classes": np.full((60, 6), 3)}, "must count from 0"),
-        ({"latents_classes": np.full((60, 6), -1)}, "must count from 0"),
-        ({"latents_classes": np.full((60, 6), np.nan)}, "must count from 0"),
+        ({"imgs": None}, r"\bimgs\b"),
+        ({"latents_classes": None}, "latents_classes"),
+        ({"latents_values": None}, "latents_values"),
+        ({"imgs": np.zeros((60, 4096), np.uint8)}, r"imgs.*\(n, height, width\)"),
+        ({"imgs": np.zeros((60, 64, 64))}, "imgs.*float64"),
+        ({"imgs": np.zeros((0, 64, 64), np.uint8)}, r"imgs.*\(0, 64, 64\)"),
+        ({"imgs": np.full((60, 64, 64), 255, np.uint8)}, "imgs.*255"),
+        ({"imgs": np.array([{}] * 60, dtype=object)}, "imgs.*object"),
+        ({"imgs": np.zeros((59, 64, 64), np.uint8)}, r"latents_classes.*\(59, 6\).*\(60, 6\)"),
+        ({"latents_values": np.zeros((60, 5))}, r"latents_values.*\(60, 6\)"),
+        ({"latents_classes": np.array([{}] * 60, dtype=object)}, "[Oo]bject"),
+        ({"latents_classes": np.full((60, 6), 3)}, "latents_classes.*0"),
+        ({"latents_classes": np.full((60, 6), -1)}, "latents_classes.*0"),
+        ({"latents_classes": np.full((60, 6), np.nan)}, "latents_classes.*0"),
     ],
     ids=lambda item: "-".join(item) if isinstance(item, dict) else "",
 )
@@ -313,7 +321,7 @@ def test_a_truncated_archive_is_one_sentence(tmp_path):
     path = original(tmp_path / "cut.npz")
     whole = (tmp_path / "cut.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="Cannot read"):
+    with pytest.raises(InputError, match=r"cut\.npz"):
         read_source(path)
     with (
         zipfile.ZipFile(tmp_path / "short.npz", "w") as archive,
@@ -321,7 +329,7 @@ def test_a_truncated_archive_is_one_sentence(tmp_path):
     ):
         for name in from_.namelist():
             archive.writestr(name, from_.read(name)[:-9] if name == "imgs.npy" else from_.read(name))
-    with pytest.raises(InputError, match="imgs ends early"):
+    with pytest.raises(InputError, match=r"short\.npz.*imgs"):
         read_source(str(tmp_path / "short.npz"))
 
 
@@ -339,8 +347,12 @@ def trained(tmp_path_factory):
 def test_a_run_has_scores_and_its_result_no_pixels(trained):
     metrics = json.loads((trained / "metrics.json").read_text())
     assert {"acc", "ari", "disentanglement"} <= set(metrics)
-    assert 0 <= metrics["disentanglement"] <= 1
     result = anndata.read_h5ad(trained / "result.h5ad")
+    category_n = result.obs["cplmix_category"].cat.codes.to_numpy()
+    classes_nf = read_source("dsprites", subset=2000).factors.classes_nf
+    expected = disentanglement(result.obsm["X_cplmix"], category_n, classes_nf, 0)["disentanglement"]
+    assert metrics["disentanglement"] == pytest.approx(expected)
+    assert 0.2 < expected < 0.45  # four seeds gave 0.26 to 0.32; a fifth is chance
     assert result.X is None
     assert result.n_obs == 2000
     assert {"cplmix_category", "cplmix_confidence", *FACTORS} <= set(result.obs)
@@ -358,7 +370,7 @@ def test_evaluate_and_predict_draw_the_same_images(trained, tmp_path, capsys):
     assert json.loads((tmp_path / "few.json").read_text())["n_cells"] == 100
     capsys.readouterr()
     predict(["--run", str(trained), "--data", "dsprites", "--subset", "2000", "--out", str(tmp_path / "again.h5ad")])
-    assert "no pixels" in capsys.readouterr().out
+    assert "pixels" in capsys.readouterr().out
     result, again = anndata.read_h5ad(trained / "result.h5ad"), anndata.read_h5ad(tmp_path / "again.h5ad")
     assert result.obs_names.tolist() == again.obs_names.tolist()
     assert result.obs["cplmix_category"].tolist() == again.obs["cplmix_category"].tolist()
@@ -375,4 +387,4 @@ def test_the_published_layout_is_predicted_like_the_drawn_images(trained, tmp_pa
 
 
 def test_lazy_rows_are_a_protocol():
-    assert isinstance(read_source("dsprites", subset=5).values_ng, LazyRows)
+    assert isinstance(read_source("dsprites", subset=5).matrix, OnDemandMatrix)

@@ -4,22 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from cplmix_ray.config import Config, Placement
+from cplmix_ray.config import Placement
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.data.dataset import build_dataset, read_source
+from cplmix_ray.data.io.read import read_source
 from cplmix_ray.distributed.actors import train_on_actors
-from cplmix_ray.distributed.events import Evaluated, Logged, Snapshot
-from cplmix_ray.distributed.local import train_packed
+from cplmix_ray.distributed.engines import train_in_process
 from cplmix_ray.distributed.plan import Devices, Plan, make_plan
 from cplmix_ray.distributed.ray_init import cluster_devices
 from cplmix_ray.evaluation.trained_model import TrainedModel
+from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
+from cplmix_ray.models.registry import build_dataset
+from cplmix_ray.training.events import Evaluated, Logged, Snapshot
 from cplmix_ray.training.loop import Start
 from cplmix_ray.utils.errors import InputError, NonFiniteError, TrainingError
 
 STEPS = 12
 
 
-def config_of(n_arms: int, **model) -> Config:
+def config_of(n_arms: int, **model) -> CplMixVAEConfig:
     return parse_config(
         {
             "model": {"n_arms": n_arms, "hidden": [24], "bottleneck": 8, "input_dropout": 0.1, **model},
@@ -41,17 +43,17 @@ def plan_of(*workers: tuple[int, ...]) -> Plan:
 def run(config, data, *workers, start=None):
     """Losses of every step, posteriors of the validation cells, and the last snapshot."""
     start = start or Start()
-    train = train_packed if len(workers) == 1 else train_on_actors
+    train = train_in_process if len(workers) == 1 else train_on_actors
     return sorted_out(list(train(plan_of(*workers), config, data.training, start)))
 
 
 def sorted_out(events):
     logged = [e for e in events if isinstance(e, Logged)]
     terms = {
-        name: np.array([e.per_arm[name] for e in logged])
+        name: np.array([e.terms[name] for e in logged])
         for name in ("reconstruction", "kl_state", "entropy", "gradient")
     }
-    terms["distance"] = np.array([[e.common["distance"]] for e in logged])
+    terms["distance"] = np.array([[e.shared["distance"]] for e in logged])
     return terms, [e for e in events if isinstance(e, Evaluated)], [e for e in events if isinstance(e, Snapshot)]
 
 
@@ -61,11 +63,11 @@ def assert_same_run(one, other):
         np.testing.assert_allclose(terms[name], terms_b[name], rtol=1e-4, atol=1e-5, err_msg=name)
     for a, b in zip(evaluated, evaluated_b, strict=True):
         assert a.step == b.step
-        np.testing.assert_array_equal(a.log_q_ank.argmax(-1), b.log_q_ank.argmax(-1))
-        np.testing.assert_allclose(a.log_q_ank, b.log_q_ank, rtol=1e-4, atol=1e-4)
-    assert snapshots[-1].arms.keys() == snapshots_b[-1].arms.keys()
-    for arm, tensors in snapshots[-1].arms.items():
-        assert tensors.keys() == snapshots_b[-1].arms[arm].keys()
+        np.testing.assert_array_equal(a.outputs["log_q_ank"].argmax(-1), b.outputs["log_q_ank"].argmax(-1))
+        np.testing.assert_allclose(a.outputs["log_q_ank"], b.outputs["log_q_ank"], rtol=1e-4, atol=1e-4)
+    assert snapshots[-1].parts.keys() == snapshots_b[-1].parts.keys()
+    for arm, tensors in snapshots[-1].parts.items():
+        assert tensors.keys() == snapshots_b[-1].parts[arm].keys()
 
 
 @pytest.mark.parametrize(
@@ -92,18 +94,18 @@ def test_final_assignments_do_not_depend_on_the_layout(ray_cluster, data):
     config = config_of(2)
 
     def assignments(*workers):
-        arms = run(config, data, *workers)[2][-1].arms
-        model = TrainedModel.from_arms(config, data.training.preparation, arms, STEPS)
-        return model.infer(data.training.values_ng).category_n
+        parts = run(config, data, *workers)[2][-1].parts
+        model = TrainedModel.from_parts(config, data.training.preparations, parts, STEPS)
+        return model.infer(data.training, ["probs_nk"])["probs_nk"].argmax(axis=1)
 
     np.testing.assert_array_equal(assignments((0, 1)), assignments((0,), (1,)))
 
 
 def test_packed_run_is_bitwise_reproducible(data):
     one, other = (run(config_of(3), data, (0, 1, 2)) for _ in range(2))
-    for arm, tensors in one[2][-1].arms.items():
+    for arm, tensors in one[2][-1].parts.items():
         for name, tensor in tensors.items():
-            assert torch.equal(tensor, other[2][-1].arms[arm][name]), name
+            assert torch.equal(tensor, other[2][-1].parts[arm][name]), name
 
 
 def test_another_seed_gives_another_run(data):
@@ -120,7 +122,7 @@ def test_a_run_on_actors_goes_on_packed_and_back(ray_cluster, data):
     whole = run(config, data, (0, 1))
     for first, second in ([((0,), (1,)), ((0, 1),)], [((0, 1),), ((0,), (1,))]):
         middle = run(half, data, *first)[2][-1]
-        rest = run(config, data, *second, start=Start(middle.step, middle.arms))
+        rest = run(config, data, *second, start=Start(middle.step, middle.parts))
         np.testing.assert_allclose(rest[0]["reconstruction"], whole[0]["reconstruction"][STEPS // 2 :], rtol=1e-4)
         np.testing.assert_allclose(rest[0]["distance"], whole[0]["distance"][STEPS // 2 :], rtol=1e-4, atol=1e-5)
 
@@ -129,18 +131,18 @@ def test_a_term_that_is_not_finite_is_named_with_arm_and_step(ray_cluster, data)
     """One arm's weight is poisoned; the driver hears of that arm, not of the peers that it took along."""
     config = config_of(2)
     snapshot = run(config, data, (0, 1))[2][-1]
-    snapshot.arms[1]["network/output.weight"][:] = float("nan")
+    snapshot.parts["arm-1"]["network/output.weight"][:] = float("nan")
     longer = config.model_copy(update={"training": config.training.model_copy(update={"max_steps": STEPS + 5})})
     for layout in ([(0, 1)], [(0,), (1,)]):
-        with pytest.raises(NonFiniteError, match=rf"reconstruction of arm 1 is not finite at step {STEPS};"):
-            run(longer, data, *layout, start=Start(STEPS, snapshot.arms))
+        with pytest.raises(NonFiniteError, match=rf"reconstruction of arm 1\b.* step {STEPS}\b"):
+            run(longer, data, *layout, start=Start(STEPS, snapshot.parts))
 
 
 def test_a_failed_worker_ends_the_run_and_gives_its_devices_back(ray_cluster, data):
     config = config_of(2)
     before = ray_cluster.cluster_resources()["CPU"]  # what an earlier test held may be on its way back still
     broken = Start(0, {0: {}, 1: {}})  # snapshots without their tensors
-    with pytest.raises(TrainingError, match=r"worker of arm .* failed"):
+    with pytest.raises(TrainingError, match=r"arm [01]\b"):
         run(config, data, (0,), (1,), start=broken)
     import time
 
@@ -152,7 +154,7 @@ def test_a_failed_worker_ends_the_run_and_gives_its_devices_back(ray_cluster, da
 
 
 def test_more_workers_than_the_cluster_has_is_one_sentence(ray_cluster, data):
-    with pytest.raises(InputError, match="5 workers need 5 CPU cores, but the Ray cluster has 3"):
+    with pytest.raises(InputError, match=r"\b5 CPU cores.*\b3\b"):
         run(config_of(5), data, *[(arm,) for arm in range(5)])
 
 
@@ -180,7 +182,7 @@ def test_auto_spreads_arms_over_devices(settings, n_arms, devices, engine, worke
     plan = make_plan(placement, n_arms, Devices(*devices, "this machine"))
     assert (plan.engine, list(plan.workers)) == (engine, workers)
     assert plan.gpu == (devices[0] > 0 and settings.get("device") != "cpu")
-    assert f"Engine {engine}" in plan.reason
+    assert engine in plan.reason
 
 
 def test_a_cluster_has_what_it_has_or_what_it_grows_to(ray_cluster):
@@ -188,16 +190,14 @@ def test_a_cluster_has_what_it_has_or_what_it_grows_to(ray_cluster):
     assert cluster_devices(Placement(device="cpu", cluster_grows_to=8)).cpus == 8
     assert cluster_devices(Placement(device="cpu", cluster_grows_to=2)).cpus == 3
     assert cluster_devices(Placement(device="cuda", cluster_grows_to=8)).gpus == 8
-    with pytest.raises(InputError, match=r"the Ray cluster has 3 CPU cores.*--cluster-grows-to"):
+    with pytest.raises(InputError, match=r"\b3 CPU cores.*--cluster-grows-to"):
         make_plan(Placement(engine="ray", arms_per_worker=1), 4, cluster_devices(Placement()))
 
 
 def test_a_shortfall_names_what_is_there_and_the_remedy():
     placement = parse_config({"placement": {"engine": "ray", "arms_per_worker": 1}}).placement
-    with pytest.raises(
-        InputError, match=r"need 6 CPU cores, but this machine has 4 CPU cores; raise --arms-per-worker to 2"
-    ):
+    with pytest.raises(InputError, match=r"\b6 CPU cores.*\b4 CPU cores.*--arms-per-worker\b.*\b2\b"):
         make_plan(placement, 6, Devices(0, 4, "this machine"))
     cuda = parse_config({"placement": {"device": "cuda"}}).placement
-    with pytest.raises(InputError, match="has no GPU"):
+    with pytest.raises(InputError, match=r"--device cuda.*GPU|GPU.*--device cuda"):
         make_plan(cuda, 2, Devices(0, 4, "this machine"))

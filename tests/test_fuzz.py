@@ -6,7 +6,7 @@ from fuzz import run
 PASSED = ("used", "refused")
 
 
-def hold(first: int, n: int) -> tuple[int, int]:
+def counts_of(first: int, n: int) -> tuple[int, int]:
     """How many files were used, and how many refused."""
     found = run(list(range(first, first + n)))
     assert {key: seeds for key, seeds in found.items() if key[1] not in PASSED} == {}
@@ -17,12 +17,12 @@ def hold(first: int, n: int) -> tuple[int, int]:
 
 
 def test_files_with_altered_bytes():
-    hold(0, 40)
+    counts_of(0, 40)
 
 
 @pytest.mark.slow
 def test_many_files_with_altered_bytes(fault_row):
-    used, refused = hold(10_000, 400)
+    used, refused = counts_of(10_000, 400)
     fault_row(
         "a file whose bytes are damaged",
         "bytes of .h5ad, .npz, .csv, YAML and augmenter files flipped, zeroed, put in, taken out",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, NegativeBinomial, Normal, Poisson
 
-from cplmix_ray.distributions import LIKELIHOODS
+from cplmix_ray.distributions.likelihood import LIKELIHOODS
 from cplmix_ray.distributions.negative_binomial import nb_log_prob, zinb_log_prob
 
 NAMES = ("bernoulli", "gaussian", "nb", "zinb")

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from cplmix_ray.data.device_transfer import row_reader
-from cplmix_ray.distributions import LIKELIHOODS
+from cplmix_ray.data.matrix.in_memory import InMemoryMatrix
+from cplmix_ray.distributions.likelihood import LIKELIHOODS
 from cplmix_ray.nn import dense_rows as dense_module
 from cplmix_ray.nn.dense_rows import DenseRows, GatheredRows
-from cplmix_ray.nn.dropout_masks import kept
-from cplmix_ray.nn.gene_layers import OutputLayer, RowsProduct, with_one
+from cplmix_ray.nn.dropout_masks import dropout_mask
+from cplmix_ray.nn.gene_layers import OutputLayer, RowsProduct, append_ones
 from cplmix_ray.nn.packed_layers import ArmProduct, PackedBatchNorm
-from cplmix_ray.nn.rows import Rows
+from cplmix_ray.nn.rows import Rows, StackedRows
 from cplmix_ray.nn.sparse_rows import SparseRows
-from cplmix_ray.nn.stacked_rows import StackedRows
 
 CPU = torch.device("cpu")
 N, G = 7, 40
@@ -56,10 +56,10 @@ def test_products_and_sums_are_those_of_the_matrix(kind, width):
     csr = matrix()
     rows, x_ng = each_kind(csr)[kind], torch.from_numpy(csr.toarray())
     weight_gh, d_nh = (torch.randn(n, width, generator=generator_of(n), dtype=torch.float64) for n in (G, N))
-    torch.testing.assert_close(rows.times(weight_gh), x_ng @ weight_gh)
-    torch.testing.assert_close(rows.transposed_times(d_nh), x_ng.T @ d_nh)
-    torch.testing.assert_close(rows.totals(), x_ng.sum(1))
-    torch.testing.assert_close(rows.squares(), x_ng.square().sum(1))
+    torch.testing.assert_close(rows.matmul(weight_gh), x_ng @ weight_gh)
+    torch.testing.assert_close(rows.transposed_matmul(d_nh), x_ng.T @ d_nh)
+    torch.testing.assert_close(rows.row_sums(), x_ng.sum(1))
+    torch.testing.assert_close(rows.row_square_sums(), x_ng.square().sum(1))
     torch.testing.assert_close(rows.dense(), x_ng)
     for start, stop in ((0, 3), (2, 6), (6, 7)):
         torch.testing.assert_close(rows.block(start, stop), x_ng[start:stop])
@@ -70,7 +70,7 @@ def test_values_change_one_by_one_and_cells_by_their_factors(kind):
     csr = matrix()
     rows, x_ng = each_kind(csr)[kind], torch.from_numpy(csr.toarray())
     factor_n = torch.arange(1.0, N + 1, dtype=torch.float64)
-    changed = rows.scaled(factor_n).changed(torch.log1p)
+    changed = rows.scale_rows(factor_n).map_values(torch.log1p)
     torch.testing.assert_close(changed.dense(), torch.log1p(x_ng * factor_n[:, None]))
     torch.testing.assert_close(rows.dense(), x_ng)  # what was given is left alone
 
@@ -80,28 +80,28 @@ def test_hidden_inputs_are_zero_and_the_others_scaled_the_same_in_every_product(
     monkeypatch.setattr(dense_module, "BLOCK", 3 * G)  # several blocks of cells
     csr = matrix(0.9)
     rows, x_ng = each_kind(csr)[kind], torch.from_numpy(csr.toarray())
-    hidden = rows.hidden(0.25, [generator_of(1), generator_of(2)])
+    hidden = rows.dropout(0.25, [generator_of(1), generator_of(2)])
     seen_ng = hidden.dense()
     assert set(np.unique((seen_ng / x_ng)[x_ng != 0].numpy().round(6))) == {0.0, round(1 / 0.75, 6)}
     weight_gh, d_nh = (torch.randn(n, 33, generator=generator_of(n), dtype=torch.float64) for n in (G, N))
-    torch.testing.assert_close(hidden.times(weight_gh), seen_ng @ weight_gh)
-    torch.testing.assert_close(hidden.transposed_times(d_nh), seen_ng.T @ d_nh)
-    assert rows.hidden(0.0, [generator_of(1), generator_of(2)]).dense().equal(x_ng)
+    torch.testing.assert_close(hidden.matmul(weight_gh), seen_ng @ weight_gh)
+    torch.testing.assert_close(hidden.transposed_matmul(d_nh), seen_ng.T @ d_nh)
+    assert rows.dropout(0.0, [generator_of(1), generator_of(2)]).dense().equal(x_ng)
 
 
 def test_shares_hide_what_each_would_hide_alone():
     values = torch.from_numpy(matrix(0.9).toarray())
-    together = StackedRows([DenseRows(values[:3]), DenseRows(values[3:])]).hidden(
+    together = StackedRows([DenseRows(values[:3]), DenseRows(values[3:])]).dropout(
         0.5, [generator_of(1), generator_of(2)]
     )
-    apart = [DenseRows(v).hidden(0.5, [generator_of(s)]).dense() for v, s in ((values[:3], 1), (values[3:], 2))]
+    apart = [DenseRows(v).dropout(0.5, [generator_of(s)]).dense() for v, s in ((values[:3], 1), (values[3:], 2))]
     assert together.dense().equal(torch.cat(apart))
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.25, 0.2, 0.9, 0.001, 0.9999])
 def test_masks_keep_with_their_probability_each_value_on_its_own(rate):
     n = 400_000
-    mask, chance = kept((n,), rate, generator_of(3))
+    mask, chance = dropout_mask((n,), rate, generator_of(3))
     assert mask.dtype == torch.uint8 and set(mask.unique().tolist()) <= {0, 1}
     assert chance == pytest.approx(1 - rate, abs=2**-16)
     assert scipy.stats.binomtest(int(mask.sum()), n, chance).pvalue > UNLIKELY
@@ -114,10 +114,10 @@ def test_masks_keep_with_their_probability_each_value_on_its_own(rate):
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (5, 13), (1,)])
 def test_masks_have_the_shape_asked_for_and_come_back_with_the_seed(shape):
     for rate in (0.5, 0.25, 0.3):
-        mask, _ = kept(shape, rate, generator_of(4))
+        mask, _ = dropout_mask(shape, rate, generator_of(4))
         assert mask.shape == shape
-        assert mask.equal(kept(shape, rate, generator_of(4))[0])
-    first, second = kept((5, 13), 0.5, generator_of(4))[0], kept((5, 13), 0.5, generator_of(5))[0]
+        assert mask.equal(dropout_mask(shape, rate, generator_of(4))[0])
+    first, second = dropout_mask((5, 13), 0.5, generator_of(4))[0], dropout_mask((5, 13), 0.5, generator_of(5))[0]
     assert not first.equal(second)
 
 
@@ -129,7 +129,7 @@ def test_the_reader_keeps_rows_sparse_where_most_values_are_zero():
         (matrix(0.1).toarray(), DenseRows),
         (matrix(0.1, np.float32).toarray(), GatheredRows),
     ):
-        rows = row_reader(values, CPU)(idx_n)
+        rows = row_reader(InMemoryMatrix(values), CPU)(idx_n)
         assert type(rows) is kind
         expected = values[idx_n.numpy()]
         np.testing.assert_array_equal(rows.dense(), expected.toarray() if sp.issparse(expected) else expected)
@@ -152,7 +152,7 @@ def test_the_first_layer_has_the_gradient_of_a_product(kind, shared):
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", list(LIKELIHOODS))
+@pytest.mark.parametrize("name", LIKELIHOODS.names())
 def test_the_fused_loss_is_the_likelihood_of_the_layers_output(name, kind, shared, monkeypatch):
     """In value and in the gradients by hidden layer, weights and dispersion, with a weight for each arm."""
     monkeypatch.setattr(dense_module, "BLOCK", 3 * G)
@@ -164,7 +164,7 @@ def test_the_fused_loss_is_the_likelihood_of_the_layers_output(name, kind, share
     x_ang = torch.stack([x.dense() for x in rows])
     layer = OutputLayer(1 if shared else 2, 5, likelihood.heads * G).double()
     for arm in range(len(layer.weight)):
-        layer.draw(arm, generator_of(arm))
+        layer.reset_parameters(arm, generator_of(arm))
     h_anh = torch.randn(2, N, 5, generator=generator_of(9), dtype=torch.float64).requires_grad_()
     log_theta = torch.randn(len(layer.weight), 1, G, generator=generator_of(8), dtype=torch.float64).requires_grad_()
     given = [h_anh, layer.weight, *([log_theta] if likelihood.has_dispersion else [])]
@@ -184,7 +184,7 @@ def test_the_squared_error_is_right_in_float32_where_the_fit_is_close():
     """Taken apart, it is a difference of large numbers; a fit to a hundredth of the values' spread is still told."""
     h_nh = torch.randn(500, 20, generator=generator_of(0))
     layer = OutputLayer(1, 20, 800)
-    layer.draw(0, generator_of(1))
+    layer.reset_parameters(0, generator_of(1))
     with torch.no_grad():
         fit_ng = layer(h_nh[None])[0]
         x_ng = fit_ng + 0.01 * fit_ng.std() * torch.randn(fit_ng.shape, generator=generator_of(2))
@@ -196,10 +196,10 @@ def test_the_squared_error_is_right_in_float32_where_the_fit_is_close():
 def test_the_offset_is_the_last_column_of_the_output_layers_weights():
     layer = OutputLayer(2, 3, 4)
     for arm in (0, 1):
-        layer.draw(arm, generator_of(arm))
+        layer.reset_parameters(arm, generator_of(arm))
     h_anh = torch.randn(2, 5, 3, generator=generator_of(3))
     torch.testing.assert_close(layer(h_anh), torch.bmm(h_anh, layer.weight[..., :-1].mT) + layer.weight[:, None, :, -1])
-    assert with_one(h_anh)[..., -1].eq(1).all()
+    assert append_ones(h_anh)[..., -1].eq(1).all()
 
 
 def numerical(function, *given: Tensor) -> None:
@@ -219,11 +219,13 @@ def test_half_precision_rounds_the_cells_and_products_and_nothing_else():
     csr = matrix(0.3, np.float32)
     weight_gh = torch.randn(G, 33, generator=generator_of(1))
     for kind, rows in each_kind(csr).items():
-        rounded = rows.in_precision(torch.bfloat16)
-        product, exact = rounded.times(weight_gh), rows.times(weight_gh)
+        rounded = rows.to_dtype(torch.bfloat16)
+        product, exact = rounded.matmul(weight_gh), rows.matmul(weight_gh)
         assert product.dtype == torch.float32, kind
         assert not product.equal(exact), kind
         torch.testing.assert_close(product, exact, rtol=0.02, atol=0.05)
-        assert rounded.squares().dtype == torch.float32
-        assert rounded.hidden(0.5, [generator_of(1)] * 2).times(weight_gh).dtype == torch.float32
-        torch.testing.assert_close(rounded.transposed_times(exact), rows.transposed_times(exact), rtol=0.02, atol=0.05)
+        assert rounded.row_square_sums().dtype == torch.float32
+        assert rounded.dropout(0.5, [generator_of(1)] * 2).matmul(weight_gh).dtype == torch.float32
+        torch.testing.assert_close(
+            rounded.transposed_matmul(exact), rows.transposed_matmul(exact), rtol=0.02, atol=0.05
+        )

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, NegativeBinomial, Normal, kl_divergence
 from torch.nn.functional import batch_norm
 
-from cplmix_ray.collectives.arm_sum import ArmSum
-from cplmix_ray.config import Config, Model, Objective, Training
+from cplmix_ray.collectives.unit_sum import UnitSum
 from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.models.cplmixvae import training_step as trainer_step
 from cplmix_ray.models.cplmixvae.arm_group import ArmGroup
+from cplmix_ray.models.cplmixvae.config import ArmTraining, CplMixVAEConfig, ModelSettings, Objective
 from cplmix_ray.models.cplmixvae.objective import (
     Terms,
     Weights,
@@ -23,9 +23,9 @@ from cplmix_ray.models.cplmixvae.objective import (
     loss_of,
     marginal_entropy,
     state_kl,
+    weights_at,
 )
-from cplmix_ray.models.cplmixvae.schedules import weights_at
-from cplmix_ray.models.cplmixvae.training_step import Exercise, train_step
+from cplmix_ray.models.cplmixvae.training_step import StepContext, train_step
 from cplmix_ray.nn.sparse_rows import SparseRows
 from cplmix_ray.utils.randomness import GUMBEL, STATE
 
@@ -36,17 +36,17 @@ EXACT = {"rtol": 1e-7, "atol": 1e-9}
 """Float64 on both sides; what differs is the order of the operations, and the dispersion's lgamma."""
 
 
-def config_of(n_arms: int, beta: float = 1.0, lam: float = 1.0, lr: float = 1e-3, **model) -> Config:
+def config_of(n_arms: int, beta: float = 1.0, lam: float = 1.0, lr: float = 1e-3, **model) -> CplMixVAEConfig:
     widths = {"n_categories": 4, "state_dim": 2, "hidden": (6,), "bottleneck": 5}
-    return Config(
-        model=Model(n_arms=n_arms, **{**widths, **model}),
+    return CplMixVAEConfig(
+        model=ModelSettings(n_arms=n_arms, **{**widths, **model}),
         objective=Objective(beta=beta, lam=lam),
-        training=Training(lr=lr, max_steps=10),
+        training=ArmTraining(lr=lr, max_steps=10),
         seed=11,
     )
 
 
-def group_of(config: Config, arms: tuple[int, ...] | None = None) -> ArmGroup:
+def group_of(config: CplMixVAEConfig, arms: tuple[int, ...] | None = None) -> ArmGroup:
     """Arms in float64, their weights moved away from the special values that they start from."""
     kind = KIND[config.model.likelihood]
     preparation = Preparation(kind, tuple(f"g{i}" for i in range(N_GENES)), library=LIBRARY)
@@ -70,8 +70,8 @@ def sparse_rows(x_ang: Tensor) -> list[SparseRows]:
     return [SparseRows.from_csr(scipy.sparse.csr_matrix(x_ng.numpy())) for x_ng in x_ang]
 
 
-def exercise_of(config: Config) -> Exercise:
-    return Exercise(config, lambda idx: idx, [], 10, ArmSum())
+def context_of(config: CplMixVAEConfig) -> StepContext:
+    return StepContext(config, lambda idx: idx, [], 10, UnitSum())
 
 
 def noise_to_come(group: ArmGroup, n_cells: int) -> tuple[Tensor, Tensor]:
@@ -119,7 +119,9 @@ def log_likelihood(w: dict[str, Tensor], name: str, x: Tensor, out: Tensor) -> T
     return ((x == 0) * extra + (1 - extra) * nb.exp()).log().sum(-1)
 
 
-def mixture_vae(w: dict[str, Tensor], model: Model, x: Tensor, gumbel: Tensor, gauss: Tensor) -> dict[str, Tensor]:
+def mixture_vae(
+    w: dict[str, Tensor], model: ModelSettings, x: Tensor, gumbel: Tensor, gauss: Tensor
+) -> dict[str, Tensor]:
     """-E log p(x|s,c), E KL(q(s|c,x)||p(s)), H(c|x) and log q(c|x) of one arm's cells."""
     h = x
     if KIND[model.likelihood] == "counts":
@@ -178,7 +180,7 @@ def eq_7(arms: list[dict[str, Tensor]], beta: float, lam: float, floor: float) -
     return loss, distance
 
 
-def total_of(report: dict[str, Tensor], distance: Tensor, config: Config) -> Tensor:
+def total_of(report: dict[str, Tensor], distance: Tensor, config: CplMixVAEConfig) -> Tensor:
     """The whole loss from the terms that a step reports, which its own sum over arms has to equal."""
     names = ("entropy", "marginal_entropy", "reconstruction", "kl_state")
     own_a = loss_of(Terms(*(report[name] for name in names)), config.model.n_arms, weights_at(99, config))
@@ -211,15 +213,14 @@ def slopes(loss: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     [{}, {"batch_norm": False}, {"state_given_category": False}, {"gumbel_temperature": 0.5, "tau": 0.1}],
     ids=["default", "no batch norm", "state alone", "temperatures"],
 )
-@pytest.mark.parametrize("beta", [1.0, 0.3])
-@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize(("beta", "sparse"), [(1.0, False), (0.3, True)], ids=["dense", "sparse"])
 def test_one_arm_is_a_plain_mixture_vae(likelihood, switches, beta, sparse):
     config = config_of(1, beta, lam=5.0, likelihood=likelihood, **switches)
     group, x_ang = group_of(config), cells_of(likelihood, 1)
     leaves = leaves_of(group)
     (arm,) = arms_of(leaves, group, x_ang)
     loss = arm["reconstruction"] + beta * arm["kl_state"] - arm["entropy"]
-    report, distance = train_step(group, exercise_of(config), sparse_rows(x_ang) if sparse else x_ang, 0)
+    report, distance = train_step(group, context_of(config), sparse_rows(x_ang) if sparse else x_ang, 0)
     assert distance == 0
     for name in ("reconstruction", "kl_state", "entropy"):
         torch.testing.assert_close(report[name][0], arm[name].detach(), **EXACT)
@@ -240,7 +241,7 @@ def test_the_loss_and_its_gradient_are_those_of_equation_7(n_arms, beta, lam, sh
     leaves = leaves_of(group)
     arms = arms_of(leaves, group, x_ang)
     loss, expected_distance = eq_7(arms, beta, lam, config.objective.sigma_floor)
-    report, distance = train_step(group, exercise_of(config), sparse_rows(x_ang) if sparse else x_ang, 0)
+    report, distance = train_step(group, context_of(config), sparse_rows(x_ang) if sparse else x_ang, 0)
     for name in ("reconstruction", "kl_state", "entropy"):
         torch.testing.assert_close(report[name], torch.stack([arm[name].detach() for arm in arms]), **EXACT)
     torch.testing.assert_close(distance, expected_distance.detach(), **EXACT)
@@ -278,8 +279,8 @@ def test_the_loss_does_not_know_the_order_of_the_arms(order):
             parameter.copy_(parameter[list(order)].clone())
     permuted.generators = [permuted.generators[a] for a in order]
     x_ang = cells_of("nb", len(order))
-    report, distance = train_step(group, exercise_of(config), x_ang, 0)
-    report_p, distance_p = train_step(permuted, exercise_of(config), x_ang[list(order)], 0)
+    report, distance = train_step(group, context_of(config), x_ang, 0)
+    report_p, distance_p = train_step(permuted, context_of(config), x_ang[list(order)], 0)
     torch.testing.assert_close(distance_p, distance, **EXACT)
     torch.testing.assert_close(total_of(report_p, distance_p, config), total_of(report, distance, config), **EXACT)
     assert_same(gradients_of(permuted), {n: g[list(order)] for n, g in gradients_of(group).items()})
@@ -303,12 +304,12 @@ def test_the_loss_does_not_know_the_names_of_the_categories(monkeypatch, state_g
             weight = network.state_head.weight
             weight[:, n_b:] = weight[:, n_b + order].clone()
     x_ang = cells_of("gaussian", 2)
-    report, distance = train_step(group, exercise_of(config), x_ang, 0)
+    report, distance = train_step(group, context_of(config), x_ang, 0)
     drawn = trainer_step._noise
     monkeypatch.setattr(
         trainer_step, "_noise", lambda g, p, like: drawn(g, p, like)[..., order] if p == GUMBEL else drawn(g, p, like)
     )
-    report_r, distance_r = train_step(renamed, exercise_of(config), x_ang, 0)
+    report_r, distance_r = train_step(renamed, context_of(config), x_ang, 0)
     torch.testing.assert_close(distance_r, distance, **EXACT)
     for name in ("reconstruction", "kl_state", "entropy", "gradient"):
         torch.testing.assert_close(report_r[name], report[name], **EXACT)
@@ -324,7 +325,7 @@ def test_renaming_the_categories_of_one_arm_alone_does_change_the_loss():
         for parameter in renamed.network.category_head.parameters():
             parameter[0] = parameter[0][..., [2, 0, 3, 1]].clone()
     x_ang = cells_of("gaussian", 2)
-    distance, other = (train_step(g, exercise_of(config), x_ang, 0)[1] for g in (group, renamed))
+    distance, other = (train_step(g, context_of(config), x_ang, 0)[1] for g in (group, renamed))
     assert abs(float(other - distance)) > 1e-2 * float(distance)
 
 
@@ -427,7 +428,7 @@ def test_training_stays_finite_with_categories_that_nobody_uses(n_arms, unused, 
     )
 
 
-def assert_finite_steps(config: Config, x_ang: Tensor, change=lambda network: None) -> Tensor:
+def assert_finite_steps(config: CplMixVAEConfig, x_ang: Tensor, change=lambda network: None) -> Tensor:
     """Four steps; returns how many categories of each arm were on the floor in the first."""
     x_ang[:, 0] = 0.0
     kind = KIND[config.model.likelihood]
@@ -437,7 +438,7 @@ def assert_finite_steps(config: Config, x_ang: Tensor, change=lambda network: No
         change(group.network)
     floored = []
     for step in range(4):
-        report, distance = train_step(group, exercise_of(config), x_ang, step)
+        report, distance = train_step(group, context_of(config), x_ang, step)
         floored.append(report["sigma_floored"])
         for name, value in [*report.items(), ("distance", distance), *group.network.state_dict().items()]:
             assert torch.isfinite(value).all(), (step, name)

@@ -6,12 +6,12 @@ import scipy.stats
 import torch
 
 from cplmix_ray.augmentations.affine import Affine
-from cplmix_ray.augmentations.build import build_copies
+from cplmix_ray.augmentations.augmentation import build_augmentations
 from cplmix_ray.augmentations.placement import Centre, Deskew, Move, Standardise
-from cplmix_ray.config import Copies
 from cplmix_ray.data.io.dsprites import N_IMAGES, DSprites
 from cplmix_ray.data.preprocessing.preparation import Preparation
-from cplmix_ray.data.training_set import TrainingSet
+from cplmix_ray.models.cplmixvae.config import Copies
+from cplmix_ray.models.cplmixvae.dataset import ArmTables
 
 SHAPE = (12, 17)
 
@@ -33,14 +33,14 @@ def sprites(n: int = 300) -> torch.Tensor:
 
 @pytest.mark.parametrize(("top", "left"), [(0, 0), (9, 13), (2, 5)])
 def test_centring_moves_the_content_to_the_middle_and_changes_nothing_else(top, left):
-    centred = Centre(SHAPE).alter(block(top, left), generator())
+    centred = Centre(SHAPE).transform(block(top, left), generator())
     torch.testing.assert_close(centred, block(5, 7), rtol=0, atol=0)
-    torch.testing.assert_close(Centre(SHAPE).alter(centred, generator()), centred, rtol=0, atol=0)
+    torch.testing.assert_close(Centre(SHAPE).transform(centred, generator()), centred, rtol=0, atol=0)
 
 
 def test_moved_content_is_whole_and_every_place_is_equally_likely():
     n = 20_000
-    moved = Move(SHAPE).alter(block(2, 5).expand(n, -1), generator()).view(n, *SHAPE)
+    moved = Move(SHAPE).transform(block(2, 5).expand(n, -1), generator()).view(n, *SHAPE)
     top_n = (moved.sum(2) > 0).float().argmax(1)
     left_n = (moved.sum(1) > 0).float().argmax(1)
     for i in range(50):
@@ -58,7 +58,7 @@ def test_moved_content_is_whole_and_every_place_is_equally_likely():
 def test_images_that_are_empty_or_full_stay_finite(kind, value):
     images = torch.full((5, SHAPE[0] * SHAPE[1]), value)
     before = images.clone()
-    out = kind.alter(images, generator())
+    out = kind.transform(images, generator())
     assert torch.equal(images, before)
     assert torch.isfinite(out).all()
     if isinstance(kind, Deskew):
@@ -78,7 +78,7 @@ def sizes_of(x_ng: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_standardised_content_has_one_place_and_one_size():
-    centre, size = sizes_of(Standardise((64, 64), 0.1).alter(sprites(), generator()))
+    centre, size = sizes_of(Standardise((64, 64), 0.1).transform(sprites(), generator()))
     torch.testing.assert_close(centre, torch.full_like(centre, 32.0), rtol=0, atol=0.1)
     assert size.mean() == pytest.approx(6.4, rel=0.05)
     assert size.std() / size.mean() < 0.03
@@ -92,7 +92,7 @@ def test_a_deskewed_bar_is_upright_wherever_it_is_and_keeps_its_rows():
     for slant in (-0.5, 0.0, 0.4):
         at = 8.0 + slant * (row - 5.0)
         bar = (torch.exp(-((column - at) ** 2) / 2) * ((row > 1) & (row < 9))).view(1, -1)
-        upright = Deskew(SHAPE).alter(bar, generator()).view(height, width)
+        upright = Deskew(SHAPE).transform(bar, generator()).view(height, width)
         across = (upright * column).sum(1)[2:9] / upright.sum(1)[2:9]
         torch.testing.assert_close(across, torch.full_like(across, 8.0), rtol=0, atol=0.05)
         torch.testing.assert_close(upright.sum(1), bar.view(height, width).sum(1), rtol=0.01, atol=1e-3)
@@ -102,17 +102,17 @@ def test_a_turned_and_zoomed_sprite_stays_whole_where_it_is_centred_first():
     """An affine copy turns about the middle of the image, and so takes sprites near a corner out of it."""
     x_ng = sprites()
     affine, move = Affine((64, 64), 180.0, 0.4, 0.0, 0.0), Move((64, 64))
-    first = Centre((64, 64)).alter(x_ng, generator())
+    first = Centre((64, 64)).transform(x_ng, generator())
 
     def on_the_edge(images: torch.Tensor) -> float:
         images = images.view(-1, 64, 64) > 0.5
         edge = images[:, 0].any(1) | images[:, -1].any(1) | images[:, :, 0].any(1) | images[:, :, -1].any(1)
         return float(edge.float().mean())
 
-    turned = affine.alter(first, generator(1))
-    assert on_the_edge(affine.alter(x_ng, generator(1))) > 0.01
+    turned = affine.transform(first, generator(1))
+    assert on_the_edge(affine.transform(x_ng, generator(1))) > 0.01
     assert on_the_edge(turned) == 0.0
-    moved = move.alter(turned, generator(2))
+    moved = move.transform(turned, generator(2))
     torch.testing.assert_close(moved.sum(1), turned.sum(1))
     spread = sizes_of(moved)[0].std(0)
     assert (spread > 10).all()
@@ -120,6 +120,6 @@ def test_a_turned_and_zoomed_sprite_stays_whole_where_it_is_centred_first():
 
 def test_the_chain_is_built_from_settings():
     preparation = Preparation("images", ("p",) * 4096, image_shape=(64, 64))
-    data = TrainingSet(DSprites(), np.arange(5), np.arange(0), None, preparation)
-    chain = build_copies(("centre", "standardise", "deskew", "move"), Copies(content_radius=0.2), data)
+    kinds = ("centre", "standardise", "deskew", "move")
+    chain = build_augmentations(kinds, Copies(content_radius=0.2), preparation, ArmTables())
     assert chain == [Centre((64, 64)), Standardise((64, 64), 0.2), Deskew((64, 64)), Move((64, 64))]

@@ -2,7 +2,6 @@
 
 import json
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,15 +12,14 @@ from ray.tune.schedulers import TrialScheduler
 from cplmix_ray.checkpoints.checkpoint import latest_checkpoint, write_checkpoint
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.data.preprocessing.preparation import Preparation
-from cplmix_ray.distributed.events import Snapshot
-from cplmix_ray.tuning import population_scheduler as here
-from cplmix_ray.tuning.exchanges import Member, keep_exchange, read_exchanges
-from cplmix_ray.tuning.records import append_report, write_entry
-from cplmix_ray.tuning.resume import rest_of
-from cplmix_ray.tuning.schedulers import scheduler_of
+from cplmix_ray.distributed.plan import Devices
+from cplmix_ray.training.events import Snapshot
+from cplmix_ray.tuning import schedulers as here
+from cplmix_ray.tuning.exchanges import Exchange, PopulationMember, WeightTransfer, read_exchanges, write_exchange
+from cplmix_ray.tuning.records import TrialState, append_record, write_record
+from cplmix_ray.tuning.resume import read_search_state
 from cplmix_ray.tuning.search_folder import SearchFolder
-from cplmix_ray.tuning.spec import SearchJob
-from cplmix_ray.tuning.trial_state import Exchange, Move, TrialState
+from cplmix_ray.tuning.search_setup import SearchSetup
 from cplmix_ray.utils.errors import DiskError, TrainingError
 
 SPACE = {"objective.lam": {"loguniform": [0.1, 10]}, "training.lr": {"choice": [1e-3, 2e-3, 3e-3, 4e-3]}}
@@ -34,11 +32,16 @@ SPEC = SearchConfig.model_validate(
 )
 POINT = {"objective.lam": 1.0, "training.lr": 2e-3}
 FACTS = {
-    "preparation": Preparation("images", ("p0", "p1"), image_shape=(1, 2)).as_dict(),
+    "preparations": {"main": Preparation("images", ("p0", "p1"), image_shape=(1, 2)).as_dict()},
     "n_cells": 4,
     "seconds": 1.5,
 }
-MOVE = Move("0000", "0001", 10, {"objective.lam": 2.5, "training.lr": 1e-3})
+LATER = {"name": "0002", "step": 30}
+MOVE = WeightTransfer(name="0000", origin="0001", step=10, point={"objective.lam": 2.5, "training.lr": 1e-3})
+
+
+def setup_in(folder: SearchFolder, spec: SearchConfig = SPEC) -> SearchSetup:
+    return SearchSetup(spec, "acc", Devices(0, 1, "here"), 50, folder)
 
 
 # When they are made, and what they draw
@@ -103,23 +106,8 @@ class Runner:
 
 
 def population(kept: list, keep=None, say=lambda line: None, at: int = 0, search_seed: int = 5):
-    return scheduler_of(
-        SearchJob(
-            space=SPEC.space,
-            search=SPEC.search.model_copy(update={"search_seed": search_seed}),
-            mode="max",
-            n_steps=50,
-            body=None,
-            plan_at=None,
-            trials=[],
-            n_more=0,
-            name_trial=lambda: "",
-            patience=60.0,
-            exchanged_at=at,
-            keep_exchange=keep or kept.append,
-            say=say,
-        )
-    )
+    spec = SPEC.model_copy(update={"search": SPEC.search.model_copy(update={"search_seed": search_seed})})
+    return here.ResumablePBT(setup_in(SearchFolder("nowhere"), spec), at, keep or kept.append, say)
 
 
 def test_all_come_to_an_exchange_before_any_goes_on_and_the_worse_take_from_the_better(tmp_path):
@@ -190,7 +178,7 @@ def test_one_that_came_by_without_a_checkpoint_is_waited_for_at_its_next_step(tm
 
 
 def test_an_exchange_that_the_disk_refuses_is_waited_for_and_comes_out_the_same(monkeypatch):
-    monkeypatch.setattr(here, "_PAUSE", 0.01)
+    monkeypatch.setattr(here, "_RETRY_SECONDS", 0.01)
     whole, kept, said, refusals = [], [], [], [2, 0, 1, 0]
     Controller(population(whole), 4).go_on(50)
 
@@ -204,7 +192,7 @@ def test_an_exchange_that_the_disk_refuses_is_waited_for_and_comes_out_the_same(
     controller.patient = True
     controller.go_on(50)
     assert kept == whole and not any(refusals)
-    assert said == ["Full. Until then all trials wait for the exchange."] * 2, "once for each exchange"
+    assert len(said) == 2 and all(line.startswith("Full. ") for line in said), "once for each exchange"
 
 
 # Their record
@@ -212,14 +200,18 @@ def test_an_exchange_that_the_disk_refuses_is_waited_for_and_comes_out_the_same(
 
 def test_exchanges_come_back_as_they_were_kept_and_points_with_them(tmp_path):
     folder = SearchFolder(tmp_path)
-    exchanges = [Exchange(10, (MOVE,)), Exchange(20), Exchange(30, (replace(MOVE, name="0002", step=30),))]
+    exchanges = [
+        Exchange(step=10, moves=(MOVE,)),
+        Exchange(step=20),
+        Exchange(step=30, moves=(MOVE.model_copy(update=LATER),)),
+    ]
     for exchange in exchanges:
-        keep_exchange(folder, exchange)
+        write_exchange(folder, exchange)
     assert read_exchanges(folder, SPEC) == (exchanges, [])
     for number in range(4):  # as after a kill between the exchange and the trials' own records
-        write_entry(folder.trial(f"{number:04d}"), TrialState(f"{number:04d}", "paused", POINT))
+        write_record(folder.trial(f"{number:04d}"), TrialState(f"{number:04d}", "paused", POINT))
     said = []
-    rest = rest_of(SPEC, folder, "acc", said.append)
+    rest = read_search_state(setup_in(folder), said.append)
     assert rest.exchanged_at == 30 and not said
     assert dict(rest.trials) == {"0000": MOVE.point, "0001": POINT, "0002": MOVE.point, "0003": POINT}
 
@@ -227,9 +219,9 @@ def test_exchanges_come_back_as_they_were_kept_and_points_with_them(tmp_path):
 @pytest.mark.parametrize("kind", ["flipped", "cut"])
 def test_no_damaged_exchange_is_believed(tmp_path, kind):
     folder = SearchFolder(tmp_path)
-    exchanges = [Exchange(10, (MOVE,)), Exchange(20, (replace(MOVE, step=20),))]
+    exchanges = [Exchange(step=10, moves=(MOVE,)), Exchange(step=20, moves=(MOVE.model_copy(update={"step": 20}),))]
     for exchange in exchanges:
-        keep_exchange(folder, exchange)
+        write_exchange(folder, exchange)
     whole = folder.exchanges.read_bytes()
     for at in range(len(whole)):
         folder.exchanges.write_bytes(
@@ -239,11 +231,11 @@ def test_no_damaged_exchange_is_believed(tmp_path, kind):
         assert all(exchange in exchanges for exchange in found)
         lines = (0, whole.index(b"\n"), whole.index(b"\n") + 1, len(whole) - 1)  # cut here, all that is left is whole
         assert wrong or (kind == "cut" and at in lines), at
-        keep_exchange(folder, Exchange(30))
-        assert read_exchanges(folder, SPEC)[0] == [*found, Exchange(30)]
+        write_exchange(folder, Exchange(step=30))
+        assert read_exchanges(folder, SPEC)[0] == [*found, Exchange(step=30)]
     folder.exchanges.write_bytes(whole[:-9])
     said = []
-    assert rest_of(SPEC, folder, "acc", said.append).exchanged_at == 10
+    assert read_search_state(setup_in(folder), said.append).exchanged_at == 10
     assert len(said) == 1 and "exchanges.jsonl has 1 damaged line" in said[0] and "\n" not in said[0]
 
 
@@ -261,12 +253,8 @@ def test_no_damaged_exchange_is_believed(tmp_path, kind):
     ],
 )
 def test_exchanges_of_somebody_else_are_passed_over(tmp_path, change):
-    from dataclasses import asdict
-
-    from cplmix_ray.tuning.jsonl import append_record
-
     folder = SearchFolder(tmp_path)
-    append_record(folder.exchanges, {"step": 10, "moves": [{**asdict(MOVE), **change}]})
+    append_record(folder.exchanges, {"step": 10, "moves": [{**MOVE.model_dump(), **change}]})
     assert read_exchanges(folder, SPEC) == ([], [f"{folder.exchanges} has 1 damaged line"])
 
 
@@ -274,28 +262,28 @@ def test_an_exchange_that_cannot_be_kept_says_so(tmp_path):
     folder = SearchFolder(tmp_path)
     folder.exchanges.mkdir()
     with pytest.raises(TrainingError, match=r"Cannot write .*exchanges\.jsonl"):
-        keep_exchange(folder, Exchange(10))
+        write_exchange(folder, Exchange(step=10))
     assert read_exchanges(folder, SPEC)[1] == [f"{folder.exchanges} cannot be read (Is a directory)"]
 
 
 # What a trial finds after one
 
 
-def weights_of(name: str, step: int) -> dict[int, dict[str, torch.Tensor]]:
-    return {0: {"network/w": torch.tensor([float(name), float(step)])}}
+def weights_of(name: str, step: int) -> dict[str, dict[str, torch.Tensor]]:
+    return {"arm-0": {"network/w": torch.tensor([float(name), float(step)])}}
 
 
 def save(folder: SearchFolder, name: str, step: int, told: bool = True, keep: int = 2) -> None:
-    facts = {**FACTS, "config": {"of": name, "model": {"n_arms": 1}}}
+    facts = {**FACTS, "config": {**SPEC.run.model_dump(mode="json"), "seed": int(name)}}
     write_checkpoint(folder.trial(name).run(0).checkpoints, Snapshot(step, weights_of(name, step)), facts, keep)
     if told:
-        append_report(folder.trial(name), {"step": step, "score": 0.5, "complete": False, "done": False})
+        append_record(folder.trial(name).reports, {"step": step, "score": 0.5, "complete": False, "done": False})
 
 
 def begin(folder: SearchFolder, name: str = "0000"):
     """A trial's process that starts: what it tells at once, and from where it goes on."""
     run = folder.trial(name).run(0)
-    told = Member(folder, name, run, read_exchanges(folder, SPEC)[0]).make_ready(SPEC.run, n_steps=50)
+    told = PopulationMember(folder, name, run, read_exchanges(folder, SPEC)[0]).prepare(SPEC.run, n_steps=50)
     return told, latest_checkpoint(run.checkpoints)[0]
 
 
@@ -303,14 +291,14 @@ def test_a_moved_trial_takes_the_better_ones_weights_once(tmp_path):
     folder = SearchFolder(tmp_path)
     for name in ("0000", "0001"):
         save(folder, name, 10)
-    keep_exchange(folder, Exchange(10, (MOVE,)))
+    write_exchange(folder, Exchange(step=10, moves=(MOVE,)))
     save(folder, "0001", 20)  # the better one may be ahead by then
     told, found = begin(folder)
     assert told is None and found.step == 10
-    assert_bitwise(found.arms, weights_of("0001", 10))
+    assert_bitwise(found.parts, weights_of("0001", 10))
     assert found.manifest["config"] == SPEC.run.model_dump(mode="json"), "its settings are its own"
     save(folder, "0000", 10)  # weights of its own again: not asked for a second time
-    assert_bitwise(begin(folder)[1].arms, weights_of("0000", 10))
+    assert_bitwise(begin(folder)[1].parts, weights_of("0000", 10))
 
 
 def test_a_kill_at_any_moment_of_the_taking_is_made_good(tmp_path, monkeypatch):
@@ -320,14 +308,14 @@ def test_a_kill_at_any_moment_of_the_taking_is_made_good(tmp_path, monkeypatch):
     for stop_at in range(3):
         folder = SearchFolder(tmp_path / str(stop_at))
         save(folder, "0000", 5), save(folder, "0000", 10), save(folder, "0001", 10)
-        keep_exchange(folder, Exchange(10, (MOVE,)))
+        write_exchange(folder, Exchange(step=10, moves=(MOVE,)))
         with monkeypatch.context() as patch:
             patch.setattr(here, ("write_checkpoint", "discard", "write_json")[stop_at], fail)
             with pytest.raises(KeyboardInterrupt):
                 begin(folder)
         told, found = begin(folder)
         assert told is None
-        assert_bitwise(found.arms, weights_of("0001", 10))
+        assert_bitwise(found.parts, weights_of("0001", 10))
         assert [path.name for path in found.path.parent.iterdir()] == ["step-00000010"]
 
 
@@ -337,19 +325,19 @@ def fail(*args, **kwargs):
 
 def test_one_that_has_come_to_the_next_exchange_tells_so_again(tmp_path):
     folder = SearchFolder(tmp_path)
-    keep_exchange(folder, Exchange(10))
+    write_exchange(folder, Exchange(step=10))
     save(folder, "0000", 10)
     assert begin(folder)[0] is None
     save(folder, "0000", 20)
     told, found = begin(folder)
     assert (told["step"], told["score"], found.step) == (20, 0.5, 20)
-    keep_exchange(folder, Exchange(20))
+    write_exchange(folder, Exchange(step=20))
     assert begin(folder)[0] is None
 
 
 def test_a_checkpoint_without_its_report_is_made_again(tmp_path):
     folder = SearchFolder(tmp_path)
-    keep_exchange(folder, Exchange(10))
+    write_exchange(folder, Exchange(step=10))
     save(folder, "0000", 10)
     save(folder, "0000", 20, told=False)
     told, found = begin(folder)
@@ -362,14 +350,14 @@ def test_a_checkpoint_without_its_report_is_made_again(tmp_path):
 def test_weights_that_cannot_be_read_are_a_sentence_and_the_own_ones_stay(tmp_path, damage):
     folder = SearchFolder(tmp_path)
     save(folder, "0000", 10), save(folder, "0001", 10)
-    keep_exchange(folder, Exchange(10, (MOVE,)))
+    write_exchange(folder, Exchange(step=10, moves=(MOVE,)))
     (path,) = folder.trial("0001").run(0).checkpoints.glob("step-*/arm-0.safetensors")
     data = path.read_bytes()
     path.unlink() if damage == "gone" else path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(TrainingError, match=r"The weights of trial 0001 at step 10 cannot be read \(.*\)\.") as caught:
+    with pytest.raises(TrainingError, match=r"\b0001\b.* step 10\b") as caught:
         begin(folder)
     assert "\n" not in str(caught.value)
-    assert_bitwise(latest_checkpoint(folder.trial("0000").run(0).checkpoints)[0].arms, weights_of("0000", 10))
+    assert_bitwise(latest_checkpoint(folder.trial("0000").run(0).checkpoints)[0].parts, weights_of("0000", 10))
 
 
 def test_no_room_for_the_weights_is_a_sentence(tmp_path, monkeypatch):
@@ -379,13 +367,13 @@ def test_no_room_for_the_weights_is_a_sentence(tmp_path, monkeypatch):
 
     folder = SearchFolder(tmp_path)
     save(folder, "0000", 10), save(folder, "0001", 10)
-    keep_exchange(folder, Exchange(10, (MOVE,)))
+    write_exchange(folder, Exchange(step=10, moves=(MOVE,)))
 
     def full(*args):
         raise OSError(errno.ENOSPC, "")
 
     monkeypatch.setattr(here, "write_checkpoint", full)
-    with pytest.raises(DiskError, match=r"Cannot write .*checkpoints.*No space"):
+    with pytest.raises(DiskError, match=r"checkpoints.*No space"):
         begin(folder)
 
 
@@ -393,7 +381,7 @@ def test_no_room_for_the_weights_is_a_sentence(tmp_path, monkeypatch):
 def test_a_damaged_note_of_what_was_taken_asks_for_it_again(tmp_path, text):
     folder = SearchFolder(tmp_path)
     save(folder, "0000", 10), save(folder, "0001", 10)
-    keep_exchange(folder, Exchange(10, (MOVE,)))
+    write_exchange(folder, Exchange(step=10, moves=(MOVE,)))
     folder.trial("0000").taken.write_bytes(text)
-    assert_bitwise(begin(folder)[1].arms, weights_of("0001", 10))
+    assert_bitwise(begin(folder)[1].parts, weights_of("0001", 10))
     assert json.loads(folder.trial("0000").taken.read_text()) == {"step": 10}

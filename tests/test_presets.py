@@ -1,11 +1,13 @@
 """Recipes that ship with the package: their names, the line over them, the wheel, and one from end to end."""
 
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import anndata
+import numpy as np
 import pytest
 
 from cplmix_ray.cli.simulate_command import simulate
@@ -36,20 +38,21 @@ def test_an_unknown_recipe_is_one_sentence_with_the_names_and_status_2(tmp_path)
     done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == f"error: There is no preset 'digits-like-name'; choose among {', '.join(preset_names())}.\n"
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
+    assert all(name in done.stderr for name in ("'digits-like-name'", *preset_names()))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["", "../presets/cells", "cells.yaml", "CELLS", "/etc/passwd"])
 def test_names_are_no_paths(name):
-    with pytest.raises(InputError, match="There is no preset"):
+    with pytest.raises(InputError, match=", ".join(preset_names())):
         load_preset(name)
 
 
 def test_a_recipe_and_a_file_together_are_refused(tmp_path):
     (tmp_path / "few.yaml").write_text("seed: 1\n")
     for line in (["--preset", "cells", "--config", str(tmp_path / "few.yaml")], ["--config=a.yaml", "--preset=cells"]):
-        with pytest.raises(InputError, match="--preset and --config both name a recipe"):
+        with pytest.raises(InputError, match=r"--preset.*--config"):
             parse_train(line)
 
 
@@ -88,13 +91,15 @@ def test_the_recipe_for_cells_from_a_simulated_file_to_a_result(tmp_path):
     train([*line, *few, "--out", str(out)])
     metrics = json.loads((out / "metrics.json").read_text())
     assert (metrics["steps"], metrics["n_categories"], metrics["n_cells"]) == (20, 4, 160)
-    assert 0 <= metrics["acc"] <= 1
     config = load_config(out / "config.yaml")
     assert (config.alignment.align_steps, config.input.hvg) == (10, 100)
     assert config.alignment.align_guess == load_preset("cells").alignment.align_guess > 0
     assert config.copies.neighbour_space == "ensemble"
     result = anndata.read_h5ad(out / "result.h5ad")
     assert result.obsm["cplmix_probs"].shape == (160, 4)
+    types, found = result.obs["cell_type"].cat.codes.to_numpy(), result.obs["cplmix_category"].cat.codes.to_numpy()
+    matched = max(np.mean(np.array(order)[found] == types) for order in itertools.permutations(range(4)))
+    assert metrics["acc"] == pytest.approx(matched)
     # A run goes on with its own settings, without the recipe being named again.
     train(["--resume", "--out", str(out), "--max-steps", "24"])
     assert json.loads((out / "metrics.json").read_text())["steps"] == 24

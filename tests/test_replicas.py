@@ -10,25 +10,26 @@ import torch
 import torch.distributed as dist
 from test_engines import STEPS, assert_same_run, config_of, sorted_out
 
-from cplmix_ray.collectives.process_groups import Peers
-from cplmix_ray.config import Config
-from cplmix_ray.data.dataset import build_dataset, read_source
+from cplmix_ray.collectives.process_groups import ProcessGroups
+from cplmix_ray.data.io.read import read_source
 from cplmix_ray.distributed.actors import train_on_actors
-from cplmix_ray.distributed.events import Logged, merge
-from cplmix_ray.distributed.local import train_packed
+from cplmix_ray.distributed.engines import train_in_process
 from cplmix_ray.distributed.plan import Devices, Plan, make_plan
-from cplmix_ray.training.loop import Start, train_arms
+from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
+from cplmix_ray.models.registry import build_dataset
+from cplmix_ray.training.events import Logged, merge
+from cplmix_ray.training.loop import Start, training_loop
 from cplmix_ray.utils.errors import InputError, ShortfallError
 
 CPU = torch.device("cpu")
 
 
-def replicated(n_arms: int, replicas: int, more: dict | None = None, **model) -> Config:
+def replicated(n_arms: int, replicas: int, more: dict | None = None, **model) -> CplMixVAEConfig:
     tree = config_of(n_arms).model_dump(mode="json")
     tree["placement"]["replicas"] = replicas
     for section, settings in {"model": model, **(more or {})}.items():
         tree[section].update(settings)
-    return Config.model_validate(tree)
+    return CplMixVAEConfig.model_validate(tree)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def data():
     return build_dataset(read_source("digits"), config_of(2))
 
 
-def told_by(events, config: Config):
+def told_by(events, config: CplMixVAEConfig):
     """What is compared; in a first stage nothing is reconstructed, and what it did shows in what comes after it."""
     first = config.alignment.align_steps
     return sorted_out([e for e in events if not isinstance(e, Logged) or e.step > first])
@@ -44,19 +45,19 @@ def told_by(events, config: Config):
 
 def packed(config, data, start=None):
     plan = Plan("local", (tuple(range(config.model.n_arms)),), False, "")
-    return told_by(list(train_packed(plan, config, data.training, start or Start())), config)
+    return told_by(list(train_in_process(plan, config, data.training, start or Start())), config)
 
 
-def one_worker(rank: int, world: int, port: int, config: Config, data, arms, answers) -> None:
+def one_worker(rank: int, world: int, port: int, config: CplMixVAEConfig, data, arms, answers) -> None:
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, world, is_master=False, timeout=timedelta(seconds=60))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
-    peers = Peers.in_world(config.placement.replicas)
-    answers.put((rank, pickle.dumps(list(train_arms(config, data, arms, CPU, Start(), peers)))))
+    peers = ProcessGroups.from_world(config.placement.replicas)
+    answers.put((rank, pickle.dumps(list(training_loop(config, data, arms, CPU, Start(), peers)))))
     dist.destroy_process_group()
 
 
-def on_processes(config: Config, data, workers: list[tuple[int, ...]]):
+def on_processes(config: CplMixVAEConfig, data, workers: list[tuple[int, ...]]):
     """The run on processes that meet over gloo, with their events merged as an engine merges them."""
     context = multiprocessing.get_context("spawn")
     store = dist.TCPStore("127.0.0.1", 0, len(workers), is_master=True, wait_for_workers=False)
@@ -92,10 +93,10 @@ AGREEMENT = {
 def test_shares_on_processes_equal_one_process_step_by_step(data, config, workers):
     together, apart = packed(config, data), on_processes(config, data, workers)
     assert_same_run(together, apart)
-    for arm, tensors in together[2][-1].arms.items():
+    for arm, tensors in together[2][-1].parts.items():
         for name, tensor in tensors.items():
             if name.startswith("generators/"):
-                assert torch.equal(tensor, apart[2][-1].arms[arm][name]), name
+                assert torch.equal(tensor, apart[2][-1].parts[arm][name]), name
 
 
 @pytest.mark.slow
@@ -106,7 +107,7 @@ def test_replicas_on_actors_equal_one_process_step_by_step(ray_cluster, data):
     assert_same_run(packed(config, data), apart)
     # What a checkpoint of theirs goes on to is what one process goes on to.
     middle = packed(replicated(2, 2, {"training": {"max_steps": STEPS // 2}}), data)[2][-1]
-    rest = told_by(list(train_on_actors(plan, config, data.training, Start(middle.step, middle.arms))), config)
+    rest = told_by(list(train_on_actors(plan, config, data.training, Start(middle.step, middle.parts))), config)
     whole = packed(config, data)[0]
     np.testing.assert_allclose(rest[0]["reconstruction"], whole["reconstruction"][STEPS // 2 :], rtol=1e-4)
 
@@ -114,15 +115,15 @@ def test_replicas_on_actors_equal_one_process_step_by_step(ray_cluster, data):
 def test_a_run_with_replicas_goes_on_to_the_last_bit(data):
     config = replicated(2, 2)
     middle = packed(replicated(2, 2, {"training": {"max_steps": STEPS // 2}}), data)[2][-1]
-    whole, rest = packed(config, data)[2][-1], packed(config, data, Start(middle.step, middle.arms))[2][-1]
-    assert {"generators/gumbel", "generators/gumbel/1"} <= set(whole.arms[0])
-    for arm, tensors in whole.arms.items():
+    whole, rest = packed(config, data)[2][-1], packed(config, data, Start(middle.step, middle.parts))[2][-1]
+    assert {"generators/gumbel", "generators/gumbel/1"} <= set(whole.parts["arm-0"])
+    for arm, tensors in whole.parts.items():
         for name, tensor in tensors.items():
-            assert torch.equal(tensor, rest.arms[arm][name]), name
+            assert torch.equal(tensor, rest.parts[arm][name]), name
 
 
 def test_each_share_has_its_own_randomness_and_the_first_that_of_a_run_without_shares(data):
-    alone, shared = (packed(replicated(1, replicas), data)[2][-1].arms[0] for replicas in (1, 2))
+    alone, shared = (packed(replicated(1, replicas), data)[2][-1].parts["arm-0"] for replicas in (1, 2))
     assert not torch.equal(shared["generators/gumbel"], shared["generators/gumbel/1"])
     assert not torch.equal(alone["generators/gumbel"], shared["generators/gumbel"])  # it drew for twice as many cells
 
@@ -138,17 +139,19 @@ def test_each_share_has_its_own_randomness_and_the_first_that_of_a_run_without_s
     ],
 )
 def test_every_group_of_arms_has_as_many_workers_as_there_are_shares(settings, n_arms, cpus, workers):
-    plan = make_plan(Config.model_validate({"placement": settings}).placement, n_arms, Devices(0, cpus, "this machine"))
+    plan = make_plan(
+        CplMixVAEConfig.model_validate({"placement": settings}).placement, n_arms, Devices(0, cpus, "this machine")
+    )
     assert list(plan.workers) == workers
-    assert plan.n_arms == n_arms
+    assert plan.n_units == n_arms
 
 
 def test_too_few_devices_for_the_shares_are_told():
-    placement = Config.model_validate({"placement": {"engine": "ray", "replicas": 4}}).placement
+    placement = CplMixVAEConfig.model_validate({"placement": {"engine": "ray", "replicas": 4}}).placement
     with pytest.raises(ShortfallError, match=r"4 workers to share each minibatch need 4 CPU cores.*lower --replicas"):
         make_plan(placement, 1, Devices(0, 2, "this machine"))
 
 
 def test_a_minibatch_that_cannot_be_shared_out_evenly_is_told(data):
-    with pytest.raises(InputError, match="64 cells cannot be shared out evenly among --replicas 3"):
+    with pytest.raises(InputError, match=r"64 cells.*--replicas 3"):
         packed(replicated(1, 3), data)

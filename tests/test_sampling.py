@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from cplmix_ray.augmentations.affine import Affine
-from cplmix_ray.augmentations.base import Copy, make_copies
-from cplmix_ray.augmentations.build import build_copies
+from cplmix_ray.augmentations.augmentation import Augmentation, augmented_rows, build_augmentations
 from cplmix_ray.augmentations.expression import GeneDropout, Thinning
-from cplmix_ray.augmentations.neighbors import Neighbours
-from cplmix_ray.collectives.arm_sum import ArmSum
-from cplmix_ray.config import Config, Copies, Model
+from cplmix_ray.augmentations.neighbors import Neighbors
+from cplmix_ray.collectives.unit_sum import UnitSum
 from cplmix_ray.data.preprocessing.preparation import Preparation
-from cplmix_ray.data.training_set import TrainingSet
 from cplmix_ray.models.cplmixvae import training_step as trainer_step
 from cplmix_ray.models.cplmixvae.arm_group import ArmGroup
-from cplmix_ray.models.cplmixvae.training_step import Exercise, draw_copies, train_step
+from cplmix_ray.models.cplmixvae.config import Copies, CplMixVAEConfig, ModelSettings
+from cplmix_ray.models.cplmixvae.dataset import ArmTables
+from cplmix_ray.models.cplmixvae.training_step import StepContext, augmented_batch, train_step
 from cplmix_ray.nn.dense_rows import DenseRows
 from cplmix_ray.nn.sampling import gaussian_sample, gumbel_noise, gumbel_softmax
 from cplmix_ray.utils.randomness import GUMBEL, STATE
@@ -33,9 +32,9 @@ def generator_of(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def group_of(arms: tuple[int, ...], seed: int = 0, n_genes: int = 6) -> tuple[ArmGroup, Config]:
-    model = Model(n_categories=3, n_arms=len(arms), hidden=(5,), bottleneck=4, state_dim=2)
-    config = Config(model=model, seed=seed)
+def group_of(arms: tuple[int, ...], seed: int = 0, n_genes: int = 6) -> tuple[ArmGroup, CplMixVAEConfig]:
+    model = ModelSettings(n_categories=3, n_arms=len(arms), hidden=(5,), bottleneck=4, state_dim=2)
+    config = CplMixVAEConfig(model=model, seed=seed)
     return ArmGroup(config, Preparation("log", tuple(f"g{i}" for i in range(n_genes))), arms, CPU), config
 
 
@@ -122,7 +121,7 @@ def test_the_states_sampled_in_a_training_step_are_gaussian(monkeypatch):
     monkeypatch.setattr(trainer_step, "gaussian_sample", recorded)
     group, config = group_of((0, 1))
     x_ang = torch.randn(2, 5000, 6, generator=generator_of(2))
-    train_step(group, Exercise(config, lambda idx: x_ang[0][idx], [], 1, ArmSum()), x_ang, 0)
+    train_step(group, StepContext(config, lambda idx: x_ang[0][idx], [], 1, UnitSum()), x_ang, 0)
     values = standardised[0].detach().flatten().numpy()
     assert values.size == 2 * 5000 * 2
     assert scipy.stats.kstest(values, "norm").pvalue > UNLIKELY
@@ -150,7 +149,7 @@ def test_gaussian_sample_has_the_posteriors_mean_and_variance_and_their_gradient
 def test_a_thinned_count_is_binomial(count, keep):
     """Small counts and large ones, as samplers treat them differently."""
     n = 40_000
-    thinned = Thinning(keep).alter(torch.full((n, 1), float(count)), generator_of(count)).double().numpy().ravel()
+    thinned = Thinning(keep).transform(torch.full((n, 1), float(count)), generator_of(count)).double().numpy().ravel()
     variance = count * keep * (1 - keep)
     assert thinned.mean() == pytest.approx(count * keep, abs=4 * math.sqrt(variance / n))
     kurtosis = 3 + (1 - 6 * keep * (1 - keep)) / variance
@@ -165,7 +164,7 @@ def test_a_thinned_count_is_binomial(count, keep):
 @pytest.mark.parametrize("count", [3, 12])
 def test_a_thinned_count_has_the_binomial_probabilities(count):
     n, keep = 50_000, 0.7
-    thinned = Thinning(keep).alter(torch.full((n, 1), float(count)), generator_of(4)).numpy().ravel().astype(int)
+    thinned = Thinning(keep).transform(torch.full((n, 1), float(count)), generator_of(4)).numpy().ravel().astype(int)
     expected = n * scipy.stats.binom(count, keep).pmf(np.arange(count + 1))
     likely = expected >= 5  # rarer outcomes have no chi-square law
     seen = np.bincount(thinned, minlength=count + 1)
@@ -177,15 +176,15 @@ def test_a_thinned_count_has_the_binomial_probabilities(count):
 
 def test_thinning_keeps_zeros_and_keeping_all_keeps_all():
     x_ng = torch.tensor([[0.0, 5.0, 0.0, 12.0]]).repeat(100, 1)
-    assert (Thinning(0.5).alter(x_ng, generator_of(5))[:, [0, 2]] == 0).all()
-    assert torch.equal(Thinning(1.0).alter(x_ng, generator_of(5)), x_ng)
-    assert (Thinning(0.5).alter(torch.zeros(3, 4), generator_of(5)) == 0).all()
+    assert (Thinning(0.5).transform(x_ng, generator_of(5))[:, [0, 2]] == 0).all()
+    assert torch.equal(Thinning(1.0).transform(x_ng, generator_of(5)), x_ng)
+    assert (Thinning(0.5).transform(torch.zeros(3, 4), generator_of(5)) == 0).all()
 
 
 @pytest.mark.parametrize("drop", [0.05, 0.2, 0.8])
 def test_genes_are_dropped_at_the_given_rate_and_otherwise_left_alone(drop):
     x_ng = torch.full((400, 200), 2.5)
-    out_ng = GeneDropout(drop, 0.0).alter(x_ng, generator_of(6))
+    out_ng = GeneDropout(drop, 0.0).transform(x_ng, generator_of(6))
     gone = (out_ng == 0).double().mean()
     assert float(gone) == pytest.approx(drop, abs=4 * math.sqrt(drop * (1 - drop) / x_ng.numel()))
     assert set(out_ng.unique().tolist()) == {0.0, 2.5}
@@ -199,7 +198,7 @@ def test_genes_are_dropped_at_the_given_rate_and_otherwise_left_alone(drop):
 def test_expression_noise_is_gaussian_on_expressed_genes_and_zeros_stay_zero():
     x_ng = torch.full((200, 100), 3.0)
     x_ng[:, ::4] = 0.0
-    out_ng = GeneDropout(0.0, 0.3).alter(x_ng, generator_of(7))
+    out_ng = GeneDropout(0.0, 0.3).transform(x_ng, generator_of(7))
     assert (out_ng[:, ::4] == 0).all()
     jitter = ((out_ng - x_ng)[x_ng > 0] / 0.3).numpy()
     assert scipy.stats.kstest(jitter, "norm").pvalue > UNLIKELY
@@ -214,7 +213,7 @@ def neighbour_table(n_cells: int, k: int) -> Tensor:
 def test_a_stand_in_is_a_neighbour_or_the_cell_itself_each_equally_often(k):
     n_cells = 50
     idx_n = torch.arange(n_cells).repeat(1000)
-    stand_in_n = Neighbours(neighbour_table(n_cells, k)).stand_in(idx_n, generator_of(8))
+    stand_in_n = Neighbors(neighbour_table(n_cells, k)).choose_rows(idx_n, generator_of(8))
     step_n = (stand_in_n - idx_n) % n_cells
     assert set(step_n.tolist()) == set(range(k + 1))
     assert scipy.stats.chisquare(np.bincount(step_n.numpy())).pvalue > UNLIKELY
@@ -232,7 +231,7 @@ def test_stand_ins_are_chosen_before_values_are_read_and_altered():
         return DenseRows(values_ng[idx_n])
 
     idx_n = torch.arange(20)
-    x = make_copies([Neighbours(neighbour_table(20, 2)), GeneDropout(0.0, 0.0)], idx_n, rows, generator_of(9))
+    x = augmented_rows([Neighbors(neighbour_table(20, 2)), GeneDropout(0.0, 0.0)], idx_n, rows, generator_of(9))
     assert len(read) == 1
     assert torch.equal(x.dense(), values_ng[read[0]])
     assert not torch.equal(read[0], idx_n)
@@ -260,14 +259,14 @@ def centre_of(images: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("shape", [(8, 8), (28, 28), (6, 10)])
 def test_an_affine_copy_with_no_room_to_move_is_the_image(shape):
     x_ng = torch.rand(5, shape[0] * shape[1], generator=generator_of(10))
-    copies = Affine(shape, rotation=0.0, zoom=0.0, shear=0.0, shift=0.0).alter(x_ng, generator_of(11))
+    copies = Affine(shape, rotation=0.0, zoom=0.0, shear=0.0, shift=0.0).transform(x_ng, generator_of(11))
     torch.testing.assert_close(copies, x_ng, rtol=0, atol=1e-5)
 
 
 def test_a_rotation_keeps_the_mass_and_the_distance_to_the_middle_and_stays_within_its_bound():
     shape = (28, 28)
     x_ng = square_image().expand(500, -1)
-    copies = Affine(shape, rotation=20.0, zoom=0.0, shear=0.0, shift=0.0).alter(x_ng, generator_of(12))
+    copies = Affine(shape, rotation=20.0, zoom=0.0, shear=0.0, shift=0.0).transform(x_ng, generator_of(12))
     torch.testing.assert_close(copies.sum(-1), x_ng.sum(-1), rtol=0.02, atol=0)
     (row, column), (row_0, column_0) = centre_of(copies, shape), centre_of(x_ng, shape)
     torch.testing.assert_close(row.hypot(column), row_0.hypot(column_0), rtol=0.01, atol=0.02)
@@ -278,14 +277,16 @@ def test_a_rotation_keeps_the_mass_and_the_distance_to_the_middle_and_stays_with
 
 def test_a_shift_moves_by_at_most_its_share_of_the_width():
     shape = (28, 28)
-    copies = Affine(shape, 0.0, 0.0, 0.0, shift=0.1).alter(square_image().expand(400, -1), generator_of(13))
+    copies = Affine(shape, 0.0, 0.0, 0.0, shift=0.1).transform(square_image().expand(400, -1), generator_of(13))
     for moved, start in zip(centre_of(copies, shape), centre_of(square_image(), shape), strict=True):
         assert scipy.stats.kstest((moved - start).double().numpy(), "uniform", args=(-2.8, 5.6)).pvalue > UNLIKELY
 
 
 def test_a_zoom_changes_the_size_by_at_most_its_share():
     shape = (28, 28)
-    copies = Affine(shape, 0.0, zoom=0.2, shear=0.0, shift=0.0).alter(square_image().expand(400, -1), generator_of(14))
+    copies = Affine(shape, 0.0, zoom=0.2, shear=0.0, shift=0.0).transform(
+        square_image().expand(400, -1), generator_of(14)
+    )
     side = (copies.sum(-1) / square_image().sum()).sqrt()
     assert 0.79 < float(side.min()) < 0.85
     assert 1.15 < float(side.max()) < 1.21
@@ -293,7 +294,7 @@ def test_a_zoom_changes_the_size_by_at_most_its_share():
 
 def test_a_shear_moves_columns_in_proportion_to_their_row_and_leaves_rows():
     shape = (28, 28)
-    copies = Affine(shape, 0.0, 0.0, shear=0.3, shift=0.0).alter(square_image().expand(400, -1), generator_of(19))
+    copies = Affine(shape, 0.0, 0.0, shear=0.3, shift=0.0).transform(square_image().expand(400, -1), generator_of(19))
     (row, column), (row_0, column_0) = centre_of(copies, shape), centre_of(square_image(), shape)
     torch.testing.assert_close(row, row_0.expand_as(row), rtol=0, atol=0.02)
     shear = ((column_0 - column) / row_0).double().numpy()
@@ -305,7 +306,7 @@ def test_a_stretch_changes_width_and_height_by_inverse_factors():
     """Second moments of a disc about the middle; its mass stays."""
     row, column = torch.meshgrid(torch.arange(28.0) - 13.5, torch.arange(28.0) - 13.5, indexing="ij")
     disc = torch.exp(-(row**2 + column**2) / (2 * 3.0**2)).reshape(1, -1)
-    copies = Affine((28, 28), 0.0, 0.0, 0.0, 0.0, stretch=0.3).alter(disc.expand(400, -1), generator_of(20))
+    copies = Affine((28, 28), 0.0, 0.0, 0.0, 0.0, stretch=0.3).transform(disc.expand(400, -1), generator_of(20))
     mass = copies.sum(-1)
     torch.testing.assert_close(mass, disc.sum(-1).expand(400), rtol=0.01, atol=0)
     width = ((copies * column.reshape(-1) ** 2).sum(-1) / mass).sqrt() / 3.0
@@ -319,19 +320,21 @@ def test_a_rotation_of_an_image_that_is_not_square_is_still_a_rotation():
     shape = (30, 50)
     row, column = torch.arange(30.0) - 14.5, torch.arange(50.0) - 24.5
     disc = torch.exp(-(row[:, None] ** 2 + column[None] ** 2) / (2 * 4.0**2)).reshape(1, -1)
-    copies = Affine(shape, rotation=45.0, zoom=0.0, shear=0.0, shift=0.0).alter(disc.expand(20, -1), generator_of(15))
+    copies = Affine(shape, rotation=45.0, zoom=0.0, shear=0.0, shift=0.0).transform(
+        disc.expand(20, -1), generator_of(15)
+    )
     torch.testing.assert_close(copies, disc.expand(20, -1), rtol=0, atol=0.03)
 
 
 # All copies
 
 
-CHAINS: dict[str, list[Copy]] = {
+CHAINS: dict[str, list[Augmentation]] = {
     "thinning": [Thinning(0.6)],
     "gene_dropout": [GeneDropout(0.3, 0.2)],
-    "neighbours": [Neighbours(neighbour_table(30, 4))],
+    "neighbours": [Neighbors(neighbour_table(30, 4))],
     "affine": [Affine((4, 4), 20.0, 0.1, 0.1, 0.1)],
-    "a chain": [Neighbours(neighbour_table(30, 4)), Thinning(0.6), Affine((4, 4), 20.0, 0.1, 0.1, 0.1)],
+    "a chain": [Neighbors(neighbour_table(30, 4)), Thinning(0.6), Affine((4, 4), 20.0, 0.1, 0.1, 0.1)],
 }
 
 
@@ -342,19 +345,19 @@ def test_copies_never_alter_what_they_are_given(chain):
     idx_n = torch.arange(30)
     x_before, idx_before = x_ng.clone(), idx_n.clone()
     for copy in chain:
-        copy.alter(x_ng, generator_of(17))
-        copy.stand_in(idx_n, generator_of(17))
+        copy.transform(x_ng, generator_of(17))
+        copy.choose_rows(idx_n, generator_of(17))
     # Rows handed out as they are, without the copy that an index makes.
-    make_copies(chain, idx_n, lambda _: DenseRows(x_ng), generator_of(17))
+    augmented_rows(chain, idx_n, lambda _: DenseRows(x_ng), generator_of(17))
     assert torch.equal(x_ng, x_before)
     assert torch.equal(idx_n, idx_before)
 
 
-def copies_of(chain: list[Copy], arms: tuple[int, ...], seed: int) -> Tensor:
+def copies_of(chain: list[Augmentation], arms: tuple[int, ...], seed: int) -> Tensor:
     x_ng = (20 * torch.rand(30, 16, generator=generator_of(18))).floor()
     group, config = group_of(arms, seed, n_genes=16)
-    exercise = Exercise(config, lambda idx_n: DenseRows(x_ng[idx_n]), chain, 1, ArmSum())
-    return torch.stack([x.dense() for x in draw_copies(group, exercise, np.arange(30))])
+    context = StepContext(config, lambda idx_n: DenseRows(x_ng[idx_n]), chain, 1, UnitSum())
+    return torch.stack([x.dense() for x in augmented_batch(group, context, np.arange(30))])
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
@@ -377,11 +380,10 @@ def test_without_copies_all_arms_see_the_cells():
 def test_settings_become_a_chain_in_their_order():
     table = neighbour_table(30, 4).numpy()
     preparation = Preparation("images", tuple(f"p{i}" for i in range(16)), image_shape=(4, 4))
-    data = TrainingSet(np.zeros((30, 16), np.float32), np.arange(30), np.arange(0), table, preparation)
     settings = Copies(rotation=7.0, zoom=0.1, shift=0.2, shear=0.3, stretch=0.4, thinning_keep=0.4, drop_genes=0.5)
     kinds = ("thinning", "neighbours", "affine", "gene_dropout")
-    thinning, neighbours, affine, dropout = build_copies(kinds, settings, data)
+    thinning, neighbours, affine, dropout = build_augmentations(kinds, settings, preparation, ArmTables(table))
     assert thinning == Thinning(0.4)
-    assert torch.equal(neighbours.table_nk, torch.as_tensor(table))
+    assert torch.equal(neighbours.table_nj, torch.as_tensor(table))
     assert affine == Affine((4, 4), rotation=7.0, zoom=0.1, shear=0.3, shift=0.2, stretch=0.4)
     assert dropout == GeneDropout(0.5, settings.expression_noise)

@@ -16,8 +16,8 @@ from processes import trial_processes, workers_of
 from search_driver import start_search
 
 from cplmix_ray.config.files import load_search
-from cplmix_ray.data.dataset import read_source
-from cplmix_ray.tuning.search import conduct_search
+from cplmix_ray.data.io.read import read_source
+from cplmix_ray.tuning.search import run_search
 from cplmix_ray.tuning.search_folder import SearchFolder
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
@@ -38,8 +38,8 @@ SEARCH = {
 }
 PROCESSES = {
     "trial": trial_processes,
-    "arm": lambda driver: workers_of(driver, "ray::ArmWorker"),
-    "data set": lambda driver: workers_of(driver, "ray::_Keeper"),
+    "arm": lambda driver: workers_of(driver, "ray::TrainingWorker"),
+    "data set": lambda driver: workers_of(driver, "ray::_DatasetActor"),
 }
 KILLS = ["driver", "trial", "arm", "driver", "data set", "trial", "driver", "arm"]
 
@@ -142,7 +142,7 @@ def test_whatever_is_killed_no_row_is_lost_and_no_ended_trial_runs_again(ray_clu
     assert {path: path.stat().st_mtime_ns for path in ended} == ended, "a trial that had ended was run again"
     assert sorted(path.name for path in (out / "trials").iterdir()) == sorted(rows) == [f"{n:04d}" for n in range(8)]
     whole = SearchFolder(tmp_path / "whole")
-    conduct_search(load_search(spec), read_source("digits"), whole, lambda *told: None, lambda trials: None)
+    run_search(load_search(spec), read_source("digits"), whole)
     for name, row in rows_of(whole.path).items():
         same = ("status", *SEARCH["space"], "score", "scores", "runs", "step", "acc", "consensus", "reconstruction")
         assert {key: rows[name][key] for key in same} == {key: row[key] for key in same}
@@ -175,7 +175,7 @@ def test_a_process_that_dies_as_its_trial_ends_takes_no_other_trial_along(ray_cl
 
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
     told = load_search(tmp_path / "spec.yaml"), read_source("digits"), SearchFolder(tmp_path / "out")
-    conduct_search(*told, lambda *_: None, strike)
+    run_search(*told, strike)
     assert len(killed) == 4
     assert [(row["status"], row["error"]) for row in rows_of(tmp_path / "out").values()] == [("done", "")] * 4
     fault_row(

@@ -1,5 +1,6 @@
 """The laws of the simulated cells: trees, abundances, programmes, counts, states."""
 
+import re
 from pathlib import Path
 
 import anndata
@@ -9,14 +10,17 @@ import scipy.sparse as sp
 from scipy.stats import spearmanr
 
 from cplmix_ray.cli.simulate_command import simulate as simulate_command
-from cplmix_ray.simulation.abundance import abundances
-from cplmix_ray.simulation.counts import expected_counts, sample_counts, share_of_nonzero
-from cplmix_ray.simulation.expression import along_state, state_effects, type_programmes
-from cplmix_ray.simulation.names import gene_names, subclass_names
+from cplmix_ray.simulation.expression import (
+    abundances,
+    along_state,
+    expected_counts,
+    sample_counts,
+    state_effects,
+    type_programmes,
+)
 from cplmix_ray.simulation.settings import Simulation
-from cplmix_ray.simulation.simulate import draw_truth, simulate
-from cplmix_ray.simulation.tree import Tree, random_tree
-from cplmix_ray.simulation.tree_file import read_tree
+from cplmix_ray.simulation.simulate import draw_truth, gene_names, simulate, subclass_names
+from cplmix_ray.simulation.tree import Tree, random_tree, read_tree
 from cplmix_ray.utils.errors import InputError
 
 SMALL = Simulation(types=6, cells=600, genes=80, abundance_ratio=8, seed=3)
@@ -40,6 +44,23 @@ def sums(values: sp.csr_matrix, axis: int) -> np.ndarray:
     return np.asarray(values.sum(axis=axis)).ravel()
 
 
+def share_of_nonzero(mean_ng: np.ndarray, dispersion: float, dropout: float) -> float:
+    """Expected share of values above zero: mean of (1 - (1 + phi mu)^(-1/phi)) mu / (mu + m)."""
+    detected_ng = -np.expm1(-np.log1p(dispersion * mean_ng) / dispersion)
+    return float(np.mean(detected_ng * mean_ng / (mean_ng + dropout)))
+
+
+def distances(tree: Tree) -> np.ndarray:
+    """Path length between every two leaves, as a share of the root's height; in the order of ``leaves``."""
+    lengths, leaves = tree.lengths, tree.leaves
+    under = np.zeros((len(tree.labels), len(leaves)), bool)
+    under[leaves, np.arange(len(leaves))] = True
+    for node in range(len(tree.labels) - 1, 0, -1):
+        under[tree.parents[node]] |= under[node]
+    apart = under[:, :, None] != under[:, None, :]
+    return np.tensordot(lengths, apart, axes=1)
+
+
 # Trees
 
 
@@ -53,7 +74,7 @@ def test_a_tree_is_read_with_parents_before_children(tmp_path):
     assert tree.lengths[at["Vip"]] == pytest.approx(0.6)
     # Twice the height at which two leaves part.
     expected = 2 * np.array([[0, 0.2, 0.6, 1], [0.2, 0, 0.6, 1], [0.6, 0.6, 0, 1], [1, 1, 1, 0]])
-    np.testing.assert_allclose(tree.distances(), expected)
+    np.testing.assert_allclose(distances(tree), expected)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +98,7 @@ def test_where_no_branch_has_the_size_the_closest_leaves_are_merged():
     )
     small = tree.reduced(3)
     assert [small.labels[leaf] for leaf in small.leaves] == ["left", "c", "d"]
-    with pytest.raises(InputError, match="4 leaves, fewer than --types 5"):
+    with pytest.raises(InputError, match=r"\b4\b.*--types 5"):
         tree.reduced(5)
 
 
@@ -90,22 +111,22 @@ def test_a_random_tree_has_its_leaves_at_the_ground_and_never_rises(n):
     assert tree.lengths.min() >= 0
     assert tree.heights.argmax() == 0
     off = ~np.eye(n, dtype=bool)
-    assert (tree.distances()[off] > 0).all()
+    assert (distances(tree)[off] > 0).all()
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("label,parent\nroot,NA\n", "has no column height"),
-        ("", "as a CSV file"),
-        (LINES.replace("root,NA", "root,inner"), "0 lines without a parent"),
-        (LINES.replace("Vip,inner", "Vip,NA"), "2 lines without a parent"),
-        (LINES.replace("Vip,inner", "Vip,nowhere"), "parent 'nowhere' of 'Vip'"),
-        (LINES.replace("Vip,inner", "Sst A,inner"), "names 'Sst A' more than once"),
-        (LINES.replace("0.6", "high"), "height of 'inner' .* is no number"),
-        (LINES.replace("0.6", "0.1"), "height of 'low' .* does not fit"),
-        (LINES.replace("inner,root", "inner,low"), "goes round in a circle"),
-        ("label,parent,height\nroot,NA,1\nleaf,root,0\n", "fewer than two leaves"),
+        ("label,parent\nroot,NA\n", "height"),
+        ("", "CSV"),
+        (LINES.replace("root,NA", "root,inner"), r"\b0\b.*\bparent"),
+        (LINES.replace("Vip,inner", "Vip,NA"), r"\b2\b.*\bparent"),
+        (LINES.replace("Vip,inner", "Vip,nowhere"), "'nowhere'.*'Vip'"),
+        (LINES.replace("Vip,inner", "Sst A,inner"), "'Sst A'"),
+        (LINES.replace("0.6", "high"), "height.*'inner'"),
+        (LINES.replace("0.6", "0.1"), "height.*'low'"),
+        (LINES.replace("inner,root", "inner,low"), "'(inner|low)'"),
+        ("label,parent,height\nroot,NA,1\nleaf,root,0\n", "leaves"),
     ],
 )
 def test_a_bad_tree_is_one_sentence(tmp_path, text, words):
@@ -115,7 +136,7 @@ def test_a_bad_tree_is_one_sentence(tmp_path, text, words):
 
 
 def test_a_missing_tree_is_one_sentence(tmp_path):
-    with pytest.raises(InputError, match=r"no file .*--tree"):
+    with pytest.raises(InputError, match=r"none\.csv.*--tree"):
         read_tree(str(tmp_path / "none.csv"))
 
 
@@ -146,7 +167,7 @@ def test_abundances_add_up_and_have_the_ratio(cells, types, ratio):
 
 
 def test_too_few_cells_for_the_rarest_type_are_refused():
-    with pytest.raises(InputError, match="the rarest would have none"):
+    with pytest.raises(InputError, match=r"\b50\b.*\b40\b.*--cells.*--abundance-ratio"):
         abundances(50, 40, 100, 1.0)
 
 
@@ -161,7 +182,7 @@ def test_distances_in_expression_follow_those_in_the_tree():
     assert (fold_tg[:, ~marker_g] == 0).all()
     pairs = np.triu_indices(12, 1)
     squared = ((fold_tg[pairs[0]] - fold_tg[pairs[1]]) ** 2).sum(axis=1)
-    way = tree.distances()[pairs]
+    way = distances(tree)[pairs]
     assert np.corrcoef(squared, way)[0, 1] > 0.99
     far = way > 1
     np.testing.assert_allclose(squared[far], 20_000 * 0.5 * 1.2**2 * way[far], rtol=0.2)
@@ -313,7 +334,7 @@ def test_the_seed_and_nothing_else_decides():
     one, again, other = simulate(SMALL), simulate(SMALL), simulate(SMALL.model_copy(update={"seed": 4}))
     assert (one.X != again.X).nnz == 0
     assert one.obs.equals(again.obs)
-    assert (one.X != other.X).nnz > 0
+    assert (one.X != other.X).nnz > 0.6 * np.prod(one.shape)  # 0.77 to 0.83 for three other seeds
     # More cells are other cells of the same types.
     more = draw_truth(SMALL.model_copy(update={"cells": 900}))
     np.testing.assert_array_equal(more.log_rate_tg, draw_truth(SMALL).log_rate_tg)
@@ -325,7 +346,7 @@ def test_types_are_neither_given_away_nor_hidden():
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
 
-    from cplmix_ray.metrics.label_scores import hungarian_accuracy
+    from cplmix_ray.metrics.category_scores import hungarian_accuracy
 
     adata = simulate(Simulation(types=12, cells=3000, genes=600, seed=1))
     logged = np.log1p(adata.X.toarray() * (1e4 / sums(adata.X, 1))[:, None])
@@ -344,7 +365,7 @@ def test_genes_are_named_by_the_list(tmp_path):
     (tmp_path / "genes.csv").write_text("genes\n" + "\n".join(f"G{i}" for i in range(20)))
     assert gene_names(str(tmp_path / "genes.csv"), 12) == [f"G{i}" for i in range(12)]
     assert len(gene_names(str(tmp_path / "genes.csv"), None)) == 20
-    with pytest.raises(InputError, match="names 20 genes, fewer than --genes 30"):
+    with pytest.raises(InputError, match=r"\b20 genes.*--genes 30"):
         gene_names(str(tmp_path / "genes.csv"), 30)
     assert len(gene_names(None, None)) == 5032
 
@@ -354,8 +375,8 @@ def test_the_command_writes_a_file_that_is_read_again(tmp_path, capsys):
     words = ["--types", "4", "--cells", "200", "--genes", "40", "--abundance-ratio", "3", "--seed", "7"]
     simulate_command(["--out", str(out), *words, "--tree", tree_file(tmp_path)])
     said = capsys.readouterr().out.strip().splitlines()
-    assert said[-1].startswith(f"Results are in {out}")
-    assert "200 cells x 40 genes, 4 types" in said[-2]
+    assert str(out) in said[-1]
+    assert re.search(r"\b200 cells x 40 genes\b.*\b4 types\b", said[-2])
     read = anndata.read_h5ad(out)
     expected = simulate(Simulation(types=4, cells=200, genes=40, abundance_ratio=3, seed=7, tree=tree_file(tmp_path)))
     assert (read.X != expected.X).nnz == 0
@@ -370,7 +391,7 @@ def test_the_command_writes_a_file_that_is_read_again(tmp_path, capsys):
         (["--technology", "nanopore"], "technology"),
         (["--tree", "nowhere.csv"], "nowhere.csv"),
         (["--gene-names", "nowhere.csv"], "nowhere.csv"),
-        (["--cells", "20", "--types", "19"], "the rarest would have none"),
+        (["--cells", "20", "--types", "19"], r"\b20\b.*\b19\b.*--cells"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_one_sentence(tmp_path, words, named):

@@ -11,14 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from cplmix_ray.benchmarks.speed import reference
-from cplmix_ray.benchmarks.speed.ours import OurStep, made_up_values, training_set
-from cplmix_ray.benchmarks.speed.reference import PlainStep
-from cplmix_ray.benchmarks.speed.shape import Shape
-from cplmix_ray.collectives.arm_sum import ArmSum
-from cplmix_ray.data.training_set import dense_rows
+from cplmix_ray.benchmarks.speed import plain_step
+from cplmix_ray.benchmarks.speed.case import Shape
+from cplmix_ray.benchmarks.speed.package_step import PackageStep, random_values, training_set
+from cplmix_ray.benchmarks.speed.plain_step import PlainStep
+from cplmix_ray.collectives.unit_sum import UnitSum
+from cplmix_ray.data.matrix.in_memory import InMemoryMatrix
 from cplmix_ray.models.cplmixvae import training_step as trainer_step
-from cplmix_ray.models.cplmixvae.training_step import draw_copies
+from cplmix_ray.models.cplmixvae.training_step import augmented_batch
 from cplmix_ray.nn import dense_rows as dense
 
 CPU = torch.device("cpu")
@@ -29,13 +29,13 @@ DENSITIES = [1.0, 0.1]
 
 def prepared(shape: Shape, kind="log", **settings):
     """A step that has been taken once, so that what is made once is there, and the cells of the next."""
-    values_ng = made_up_values(shape)
+    values_ng = random_values(shape)
     if kind == "counts":
         values_ng = np.ceil(values_ng) if shape.density == 1 else values_ng.ceil()
     if kind == "images":
         values_ng = (values_ng > 1).astype(np.float32)
-    ours = OurStep(shape, training_set(shape, values_ng, kind), CPU, **settings)
-    cells = draw_copies(ours.group, ours.exercise, np.arange(shape.cells))
+    ours = PackageStep(shape, training_set(shape, values_ng, kind), CPU, **settings)
+    cells = augmented_batch(ours.group, ours.step_context, np.arange(shape.cells))
     ours.train(cells)
     return ours, cells
 
@@ -58,7 +58,7 @@ class Watch(TorchDispatchMode):
         return out
 
 
-def watched(ours: OurStep, cells) -> Watch:
+def watched(ours: PackageStep, cells) -> Watch:
     with Watch() as watch:
         ours.train(cells)
     return watch
@@ -76,7 +76,7 @@ def test_a_step_asks_for_few_operations_and_as_many_more_for_each_arm(density):
     assert more.pop() < 150, counts
 
 
-def counted_flop(ours: OurStep, cells) -> float:
+def counted_flop(ours: PackageStep, cells) -> float:
     """torch's own count of multiplications and additions, and of the two kinds of product that it leaves out."""
     aten = torch.ops.aten
 
@@ -108,7 +108,7 @@ def test_a_step_takes_the_arithmetic_that_is_needed(n_arms, dropout, density):
 
 def test_the_plain_step_takes_the_arithmetic_that_is_said():
     shape = Shape(**SMALL, n_arms=3)
-    values_ng = torch.from_numpy(made_up_values(shape))
+    values_ng = torch.from_numpy(random_values(shape))
     plain, idx_n = PlainStep(shape, values_ng), torch.arange(shape.cells)
     with FlopCounterMode(display=False) as counter:
         plain(idx_n)
@@ -147,12 +147,12 @@ def alone_in_a_group():
 @pytest.mark.parametrize(("n_arms", "here"), [(1, [0]), (2, [0]), (2, [0, 1]), (5, [3]), (5, [1, 2, 3])])
 def test_a_worker_sends_one_number_a_cell_and_category_and_one_more(alone_in_a_group, n_arms, here):
     shape = Shape(**SMALL, n_arms=n_arms)
-    arm_sum = ArmSum(alone_in_a_group)
-    watch = watched(*prepared(shape, arms=here, arm_sum=arm_sum))
-    assert watch.carried == arm_sum.sent == 4 * (shape.cells * shape.n_categories + 1)
+    unit_sum = UnitSum(alone_in_a_group)
+    watch = watched(*prepared(shape, arms=here, unit_sum=unit_sum))
+    assert watch.carried == unit_sum.sent == 4 * (shape.cells * shape.n_categories + 1)
 
 
-def pairs_of(ours: OurStep, plain: PlainStep, of):
+def pairs_of(ours: PackageStep, plain: PlainStep, of):
     """The arms' weights, or what ``of`` makes of them, beside those of the plain arms."""
     network = ours.group.network
     for a, arm in enumerate(plain.arms):
@@ -174,9 +174,9 @@ def test_the_plain_step_has_the_same_loss_and_gradients(n_arms, density, monkeyp
     """Given the same weights and noise; what the two draw differs, and dropout with it, which is left out. In 64 bits,
     as the gradient of the distance is a small difference of large numbers."""
     shape = Shape(cells=64, genes=90, n_categories=5, hidden=(20, 16), n_arms=n_arms, density=density, dropout=0.0)
-    values_ng = made_up_values(shape).astype(np.float64)
-    ours = OurStep(shape, training_set(shape, values_ng), CPU)
-    plain = PlainStep(shape, torch.from_numpy(dense_rows(values_ng, np.arange(values_ng.shape[0]))))
+    values_ng = random_values(shape).astype(np.float64)
+    ours = PackageStep(shape, training_set(shape, values_ng), CPU)
+    plain = PlainStep(shape, torch.from_numpy(InMemoryMatrix(values_ng).dense_rows(np.arange(values_ng.shape[0]))))
     for arms in (ours.group.network, plain.arms):
         arms.double()
     n_weights = 0
@@ -201,7 +201,7 @@ def test_the_plain_step_has_the_same_loss_and_gradients(n_arms, density, monkeyp
     idx_n = torch.arange(10, 10 + shape.cells)
     loss = ours(idx_n)
     same = lambda log_q_nk, tau: torch.softmax(log_q_nk + next(noise["gumbel_softmax"]), -1)  # noqa: E731
-    monkeypatch.setattr(reference, "gumbel_softmax", same)
+    monkeypatch.setattr(plain_step, "gumbel_softmax", same)
     monkeypatch.setattr(torch, "randn_like", lambda _: next(noise["gaussian_sample"]))
     plain_loss = plain(idx_n)
 

@@ -7,36 +7,36 @@ import pytest
 import torch
 from bitwise import assert_bitwise
 from sklearn.metrics import adjusted_rand_score
-from test_objective import CPU, EXACT, cells_of, d_sigma2, exercise_of, gradients_of, group_of, leaves_of, linear, mlp
+from test_objective import CPU, EXACT, cells_of, context_of, d_sigma2, gradients_of, group_of, leaves_of, linear, mlp
 from torch import Tensor
 from torch.nn.functional import batch_norm, cross_entropy, one_hot
 
-from cplmix_ray.augmentations.build import build_copies
+from cplmix_ray.augmentations.augmentation import build_augmentations
 from cplmix_ray.checkpoints.checkpoint import latest_checkpoint, write_checkpoint
 from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.cli.predict_command import predict
-from cplmix_ray.collectives.arm_sum import ArmSum
-from cplmix_ray.config import Alignment, Config, Model, Objective, Training
+from cplmix_ray.collectives.unit_sum import UnitSum
 from cplmix_ray.config.files import parse_config
-from cplmix_ray.data.dataset import Dataset, build_dataset
+from cplmix_ray.data.dataset import Dataset
 from cplmix_ray.data.device_transfer import row_reader
 from cplmix_ray.data.io.h5ad import source_from_anndata
-from cplmix_ray.data.training_set import copies_for
 from cplmix_ray.distributed.actors import train_on_actors
-from cplmix_ray.distributed.events import Evaluated, Logged, Snapshot
-from cplmix_ray.distributed.local import train_packed
+from cplmix_ray.distributed.engines import train_in_process
 from cplmix_ray.distributed.plan import Plan
-from cplmix_ray.distributions import LIKELIHOODS
+from cplmix_ray.distributions.likelihood import LIKELIHOODS
 from cplmix_ray.evaluation.trained_model import TrainedModel
 from cplmix_ray.models.cplmixvae import category_merging as merging
 from cplmix_ray.models.cplmixvae.arm_group import ArmGroup
+from cplmix_ray.models.cplmixvae.config import Alignment, ArmTraining, CplMixVAEConfig, ModelSettings, Objective
+from cplmix_ray.models.cplmixvae.dataset import augmentations_for
 from cplmix_ray.models.cplmixvae.network import ArmShape, PackedArms
-from cplmix_ray.models.cplmixvae.objective import Weights
-from cplmix_ray.models.cplmixvae.schedules import aligning, weights_at
-from cplmix_ray.models.cplmixvae.training_step import Exercise, draw_copies, train_step
+from cplmix_ray.models.cplmixvae.objective import Weights, aligning, weights_at
+from cplmix_ray.models.cplmixvae.training_step import StepContext, augmented_batch, train_step
+from cplmix_ray.models.registry import build_dataset
+from cplmix_ray.runs.run import training_milestones
+from cplmix_ray.training.events import Evaluated, Logged, Snapshot
 from cplmix_ray.training.loop import Start
-from cplmix_ray.training.run import conducting
-from cplmix_ray.training.sampler import CellOrder
+from cplmix_ray.training.sampler import MinibatchSampler
 
 TYPES, GENES, ALIGN, STEPS = 3, 24, 4, 8
 LATE = ("network/decoder.", "network/output.", "network/state_head.")
@@ -55,7 +55,7 @@ def planted(n_per_type: int = 40) -> anndata.AnnData:
     return anndata.AnnData(rng.poisson(rate_ng).astype(np.float32), obs=obs, var=var)
 
 
-def config_of(align: int = ALIGN, guess: float = 0.0, **sections) -> Config:
+def config_of(align: int = ALIGN, guess: float = 0.0, **sections) -> CplMixVAEConfig:
     """A small run that logs every step, with ``sections`` over it."""
     tree = {
         "model": {"n_categories": TYPES, "hidden": [12], "bottleneck": 6},
@@ -72,7 +72,7 @@ def config_of(align: int = ALIGN, guess: float = 0.0, **sections) -> Config:
 OVER, GUESS = {"model": {"overcluster": 2}}, {"guess": 1.0}
 
 
-def data_of(config: Config) -> Dataset:
+def data_of(config: CplMixVAEConfig) -> Dataset:
     return build_dataset(source_from_anndata(planted(), labels_key="type"), config)
 
 
@@ -83,9 +83,9 @@ def few_pairs(monkeypatch):
     monkeypatch.setattr(merging, "_BATCH", 500)
 
 
-def run(config: Config, data: Dataset, *workers: tuple[int, ...], start: Start | None = None) -> list:
+def run(config: CplMixVAEConfig, data: Dataset, *workers: tuple[int, ...], start: Start | None = None) -> list:
     workers = workers or (tuple(range(config.model.n_arms)),)
-    train = train_packed if len(workers) == 1 else train_on_actors
+    train = train_in_process if len(workers) == 1 else train_on_actors
     return list(train(Plan("ray", workers, False, ""), config, data.training, start or Start()))
 
 
@@ -94,19 +94,19 @@ def of_kind(events: list, kind: type) -> list:
 
 
 def snapshots_of(events: list) -> dict[int, dict[int, dict[str, Tensor]]]:
-    return {event.step: event.arms for event in of_kind(events, Snapshot)}
+    return {event.step: event.parts for event in of_kind(events, Snapshot)}
 
 
 # What counts when
 
 
 def test_each_stage_has_its_own_weights_and_lambda_rises_from_the_end_of_the_first():
-    config = Config(
+    config = CplMixVAEConfig(
         objective=Objective(coupling="euclidean", lam=2.0, reconstruction=0.1, beta=0.5, entropy=-1.0, marginal=3.0),
         alignment=Alignment(
             align_steps=5, align_coupling="aitchison", align_entropy=0.25, align_marginal=0.75, align_guess=1.5
         ),
-        training=Training(lam_warmup=4),
+        training=ArmTraining(lam_warmup=4),
     )
     first = Weights("aitchison", 1.0, None, 0.0, 0.25, 0.75, 1.5)
     assert [weights_at(step, config) for step in (0, 4)] == [first, first]
@@ -116,8 +116,8 @@ def test_each_stage_has_its_own_weights_and_lambda_rises_from_the_end_of_the_fir
 
 
 def test_without_a_first_stage_all_is_as_published_from_the_first_step():
-    assert not aligning(0, Config())
-    assert weights_at(0, Config()) == Weights("d_sigma", 1.0, 1.0, 1.0, 1.0, 0.0, 0.0)
+    assert not aligning(0, CplMixVAEConfig())
+    assert weights_at(0, CplMixVAEConfig()) == Weights("d_sigma", 1.0, 1.0, 1.0, 1.0, 0.0, 0.0)
 
 
 # The first stage
@@ -147,7 +147,9 @@ def test_weights_that_begin_late_count_their_own_steps():
     saved = snapshots_of(run(config, data_of(config)))
     begin_late = tuple(name.replace("network", "adam") for name in LATE)
     for step, arms in saved.items():
-        steps = {name: int(t) for name, t in arms[1].items() if name.startswith("adam/") and name.endswith("/step")}
+        steps = {
+            name: int(t) for name, t in arms["arm-1"].items() if name.startswith("adam/") and name.endswith("/step")
+        }
         late = {name: n for name, n in steps.items() if name.startswith(begin_late)}
         assert set(late.values()) == ({step - ALIGN} if step > ALIGN else set())
         assert {n for name, n in steps.items() if name not in late} == {step}
@@ -162,8 +164,8 @@ def test_the_first_stage_tells_of_no_reconstruction_and_the_second_of_no_guess(f
             names |= {"reconstruction", "kl_state"}
         elif "guess" in sections:
             names |= {"guess"}
-        assert set(event.per_arm) == names, event.step
-        assert all(np.isfinite(values).all() for values in event.per_arm.values())
+        assert set(event.terms) == names, event.step
+        assert all(np.isfinite(values).all() for values in event.terms.values())
 
 
 def coupled(name: str, log_q: list[Tensor], floor: float) -> tuple[Tensor, Tensor]:
@@ -196,10 +198,10 @@ def test_the_loss_of_the_first_stage_and_its_gradient_from_the_parameters(
     alignment = Alignment(
         align_steps=9, align_coupling=coupling, align_entropy=entropy, align_marginal=marginal, align_guess=guess
     )
-    model = Model(
+    model = ModelSettings(
         n_arms=n_arms, n_categories=4, overcluster=overcluster, hidden=(6,), bottleneck=5, likelihood="gaussian"
     )
-    config = Config.model_construct(**{**dict(Config()), "model": model, "alignment": alignment})
+    config = CplMixVAEConfig.model_construct(**{**dict(CplMixVAEConfig()), "model": model, "alignment": alignment})
     group, x_ang = group_of(config), cells_of("gaussian", n_arms)
     guess_n = torch.arange(x_ang.shape[1]) * 7 % 4
     leaves, floor = leaves_of(group), config.objective.sigma_floor
@@ -216,7 +218,7 @@ def test_the_loss_of_the_first_stage_and_its_gradient_from_the_parameters(
         own.append((n_arms - 1) * (-entropy * h - marginal * h_mean + guess * surprise))
         log_q.append(torch.log_softmax(logits, dim=-1))
     value, pull = coupled(coupling, log_q, floor)
-    report, _ = train_step(group, exercise_of(config), x_ang, 0, guess_n)
+    report, _ = train_step(group, context_of(config), x_ang, 0, guess_n)
     torch.testing.assert_close(report["loss"].sum(), sum(own).detach() + value, **EXACT)
     assert "reconstruction" not in report and "kl_state" not in report
     assert ("guess" in report) == (guess > 0)
@@ -234,25 +236,26 @@ def test_what_is_logged_is_of_the_cells_of_the_step_with_their_own_guesses():
     config = config_of(**GUESS)
     data = data_of(config).training
     group = ArmGroup(config, data.preparation, (0, 1), CPU)
-    chain = build_copies(copies_for(config, data.preparation, data.values_ng), config.copies, data)
-    exercise = Exercise(config, row_reader(data.values_ng, CPU), chain, STEPS, ArmSum())
-    idx_n = CellOrder(data.train_idx, 32, config.seed).batch(0)
-    x_ang = draw_copies(group, exercise, idx_n)
+    kinds = augmentations_for(config, data.preparation, data.matrix)
+    chain = build_augmentations(kinds, config.copies, data.preparation, data.tables)
+    context = StepContext(config, row_reader(data.matrix, CPU), chain, STEPS, UnitSum())
+    idx_n = MinibatchSampler(data.train_idx, 32, config.seed, (1000,)).batch(0)
+    x_ang = augmented_batch(group, context, idx_n)
     with torch.no_grad():
         log_q_ank = group.network.train().encode(x_ang, fine=True).log_q_ank
-    surprise = [cross_entropy(log_q_ank[a], torch.as_tensor(data.guess[idx_n])).item() for a in (0, 1)]
+    surprise = [cross_entropy(log_q_ank[a], torch.as_tensor(data.tables.guess[idx_n])).item() for a in (0, 1)]
     logged = of_kind(run(config, data_of(config)), Logged)[0]
-    np.testing.assert_allclose(logged.per_arm["guess"], surprise, rtol=1e-5)
+    np.testing.assert_allclose(logged.terms["guess"], surprise, rtol=1e-5)
     agree = float(-((log_q_ank[0] + log_q_ank[1]).exp().sum(-1) + 1e-8).log().mean())
-    spread = logged.per_arm["marginal_entropy"]
-    assert sum(logged.per_arm["loss"]) == pytest.approx(sum(surprise) - sum(spread) + agree, rel=1e-5)
+    spread = logged.terms["marginal_entropy"]
+    assert sum(logged.terms["loss"]) == pytest.approx(sum(surprise) - sum(spread) + agree, rel=1e-5)
 
 
 # Fine categories
 
 
 def network_of(posterior: str, n_arms: int = 2) -> PackedArms:
-    model = Model(n_arms=n_arms, n_categories=4, overcluster=3, hidden=(6,), bottleneck=5, posterior=posterior)
+    model = ModelSettings(n_arms=n_arms, n_categories=4, overcluster=3, hidden=(6,), bottleneck=5, posterior=posterior)
     network = PackedArms(n_arms, model, ArmShape(7, LIKELIHOODS["gaussian"])).double()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -302,7 +305,7 @@ def test_what_is_merged_is_what_the_arms_confuse(few_pairs):
     config = config_of(model={"overcluster": 2, "hidden": [], "bottleneck": GENES})
     data = data_of(config).training
     group = ArmGroup(config, data.preparation, (0, 1), CPU)
-    exercise = Exercise(config, row_reader(data.values_ng, CPU), [], STEPS, ArmSum())
+    context = StepContext(config, row_reader(data.matrix, CPU), [], STEPS, UnitSum())
     part = torch.tensor([4, 0, 2, 1, 5, 3])  # types of the parts: 0 1 2 0 1 2 in this order
 
     def encode(cells, fine=False):
@@ -314,7 +317,7 @@ def test_what_is_merged_is_what_the_arms_confuse(few_pairs):
 
     group.network.encode = encode
     torch.manual_seed(0)
-    merging.merge_categories(group, exercise, data.train_idx, 1)
+    merging.merge_categories(group, context, data.train_idx, 1)
     groups = group.network.pool[0].argmax(-1)
     assert groups[part[:3]].tolist() == groups[part[3:]].tolist()
     assert sorted(groups.tolist()) == [0, 0, 1, 1, 2, 2]
@@ -336,14 +339,14 @@ def test_actors_equal_packed_through_both_stages(ray_cluster, sections, layout):
     data = data_of(config)
     one, other = run(config, data), run(config, data, *layout)
     for a, b in zip(of_kind(one, Logged), of_kind(other, Logged), strict=True):
-        assert (a.step, a.per_arm.keys()) == (b.step, b.per_arm.keys())
-        for name, values in a.per_arm.items():
-            np.testing.assert_allclose(values, b.per_arm[name], rtol=1e-4, atol=1e-5, err_msg=f"{a.step} {name}")
-        np.testing.assert_allclose(a.common["distance"], b.common["distance"], rtol=1e-4, atol=1e-5)
+        assert (a.step, a.terms.keys()) == (b.step, b.terms.keys())
+        for name, values in a.terms.items():
+            np.testing.assert_allclose(values, b.terms[name], rtol=1e-4, atol=1e-5, err_msg=f"{a.step} {name}")
+        np.testing.assert_allclose(a.shared["distance"], b.shared["distance"], rtol=1e-4, atol=1e-5)
     for a, b in zip(of_kind(one, Evaluated), of_kind(other, Evaluated), strict=True):
         assert a.step == b.step
-        np.testing.assert_array_equal(a.log_q_ank.argmax(-1), b.log_q_ank.argmax(-1))
-        np.testing.assert_allclose(a.log_q_ank, b.log_q_ank, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(a.outputs["log_q_ank"].argmax(-1), b.outputs["log_q_ank"].argmax(-1))
+        np.testing.assert_allclose(a.outputs["log_q_ank"], b.outputs["log_q_ank"], rtol=1e-4, atol=1e-4)
     saved, saved_b = snapshots_of(one), snapshots_of(other)
     for step in saved:
         for arm, tensors in saved[step].items():
@@ -363,9 +366,9 @@ def test_planted_types_are_found_after_both_stages_and_inside_the_first(few_pair
     model = {"posterior": "softmax", "hidden": [24], "bottleneck": 10, **sections.get("model", {})}
     config = config_of(align, **{**sections, "model": model, "objective": objective, "training": often})
     data = data_of(config)
-    arms = snapshots_of(run(config, data))[150]
-    found = TrainedModel.from_arms(config, data.training.preparation, arms, 150).infer(data.training.values_ng)
-    assert adjusted_rand_score(data.labels_n, found.category_n) > 0.95
+    parts = snapshots_of(run(config, data))[150]
+    found = TrainedModel.from_parts(config, data.training.preparations, parts, 150).infer(data.training)
+    assert adjusted_rand_score(data.labels_n, found["probs_nk"].argmax(1)) > 0.95
 
 
 # Looking at a run, and leaving it, inside the first stage
@@ -376,12 +379,12 @@ class Silent:
     def advance(self, step, figures): ...
 
 
-def leave_at(step: int, config: Config, data: Dataset, folder: RunFolder) -> None:
+def leave_at(step: int, config: CplMixVAEConfig, data: Dataset, folder: RunFolder) -> None:
     """Begin a run and close it as soon as it is saved after ``step`` steps."""
     from cplmix_ray.distributed.engines import engine_for
 
     with engine_for(config.placement, config.model.n_arms) as engine:
-        milestones = conducting(config, data, folder, Silent(), engine)
+        milestones = training_milestones(config, data, folder, Silent(), engine)
         next(m for m in milestones if m.saved is not None and m.step == step)
         milestones.close()
 
@@ -414,9 +417,12 @@ def test_a_run_may_end_inside_its_first_stage(few_pairs, sections):
     config = config_of(align=100, **sections)
     events = run(config, data_of(config))
     evaluated = of_kind(events, Evaluated)
-    assert {e.log_q_ank.shape[-1] for e in evaluated} == {TYPES}
-    assert all(np.isfinite(e.log_q_ank).all() and np.isfinite(e.reconstruction).all() for e in evaluated)
-    assert all("reconstruction" not in e.per_arm for e in of_kind(events, Logged))
+    assert {e.outputs["log_q_ank"].shape[-1] for e in evaluated} == {TYPES}
+    assert all(
+        np.isfinite(e.outputs["log_q_ank"]).all() and np.isfinite(e.outputs["reconstruction_a"]).all()
+        for e in evaluated
+    )
+    assert all("reconstruction" not in e.terms for e in of_kind(events, Logged))
 
 
 @pytest.mark.parametrize("at", [1, ALIGN - 1, ALIGN, ALIGN + 1, STEPS - 1])
@@ -429,10 +435,10 @@ def test_a_run_that_is_left_and_taken_up_ends_bitwise_where_the_whole_one_does(f
     write_checkpoint(tmp_path, of_kind(whole, Snapshot)[at - 1], {}, keep=1)
     found = latest_checkpoint(tmp_path)[0]
     assert found.step == at
-    rest = run(config, data_of(config), start=Start(found.step, found.arms))
+    rest = run(config, data_of(config), start=Start(found.step, found.parts))
     assert_bitwise(snapshots_of(rest)[STEPS], snapshots_of(whole)[STEPS])
     logged, logged_rest = (of_kind(events, Logged) for events in (whole, rest))
-    assert [(e.step, e.per_arm) for e in logged[at:]] == [(e.step, e.per_arm) for e in logged_rest]
+    assert [(e.step, e.terms) for e in logged[at:]] == [(e.step, e.terms) for e in logged_rest]
 
 
 def test_checkpoints_from_before_steps_were_saved_are_taken_up_as_they_were():
@@ -440,9 +446,9 @@ def test_checkpoints_from_before_steps_were_saved_are_taken_up_as_they_were():
     config = config_of(align=0)
     data = data_of(config)
     saved = snapshots_of(run(config, data))
-    assert int(saved[3][0]["adam/output.weight/step"]) == 3
+    assert int(saved[3]["arm-0"]["adam/output.weight/step"]) == 3
     old = {arm: {n: t for n, t in tensors.items() if not n.endswith("/step")} for arm, tensors in saved[3].items()}
-    assert len(old[0]) < len(saved[3][0])
+    assert len(old["arm-0"]) < len(saved[3]["arm-0"])
     assert_bitwise(snapshots_of(run(config, data, start=Start(3, old)))[STEPS], saved[STEPS])
 
 
@@ -453,7 +459,7 @@ def test_a_run_left_in_the_first_stage_goes_on_in_another_layout(ray_cluster):
     whole = run(config, data)
     rest = run(config, data, (0,), (1,), start=Start(2, snapshots_of(whole)[2]))
     for a, b in zip(of_kind(whole, Logged)[2:], of_kind(rest, Logged), strict=True):
-        np.testing.assert_allclose(a.per_arm["loss"], b.per_arm["loss"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(a.terms["loss"], b.terms["loss"], rtol=1e-4, atol=1e-5)
 
 
 # What is legal must not yield NaN
@@ -466,8 +472,8 @@ def test_a_run_left_in_the_first_stage_goes_on_in_another_layout(ray_cluster):
 )
 @pytest.mark.parametrize(("posterior", "overcluster"), [("tempered", 1), ("softmax", 1), ("softmax", 2)])
 def test_both_stages_stay_finite(coupling, n_arms, n_categories, n_cells, lam, posterior, overcluster):
-    config = Config(
-        model=Model(
+    config = CplMixVAEConfig(
+        model=ModelSettings(
             n_arms=n_arms,
             n_categories=n_categories,
             overcluster=overcluster,
@@ -478,13 +484,13 @@ def test_both_stages_stay_finite(coupling, n_arms, n_categories, n_cells, lam, p
         ),
         objective=Objective(coupling=coupling, lam=lam, marginal=1.0),
         alignment=Alignment(align_steps=3, align_coupling=coupling, align_guess=0.0),
-        training=Training(lr=0.01, max_steps=10),
+        training=ArmTraining(lr=0.01, max_steps=10),
     )
     group, x_ang = group_of(config), cells_of("gaussian", n_arms, n_cells).float()
     group.network.float()
     x_ang[:, 0] = 0.0
     for step in range(6):
-        report, distance = train_step(group, exercise_of(config), x_ang, step)
+        report, distance = train_step(group, context_of(config), x_ang, step)
         for name, value in [*report.items(), ("distance", distance), *group.network.state_dict().items()]:
             assert torch.isfinite(value).all(), (step, name)
         if n_arms == 1:

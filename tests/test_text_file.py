@@ -1,6 +1,7 @@
 """Tables that unfold to more than the memory are refused before they do."""
 
 import gzip
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from cplmix_ray.data.io import csv_tables as tables
 from cplmix_ray.data.io import text_file
 from cplmix_ray.data.io.metadata import read_metadata
 from cplmix_ray.data.io.text_file import open_text
-from cplmix_ray.simulation.tree_file import read_tree
+from cplmix_ray.simulation.tree import read_tree
 from cplmix_ray.utils.errors import InputError
 
 LINES = "cell,Gene0,Gene1\n" + "".join(f"c{n},{n},{2 * n}\n" for n in range(40))
@@ -42,7 +43,7 @@ def test_a_line_may_be_so_long_and_no_longer(tmp_path, monkeypatch, name, length
     path = written(tmp_path / name, "short\n" * 7 + "x" * length)
     with open_text(path) as file:
         if length > 100:
-            with pytest.raises(InputError, match=r"has a line of more than"):
+            with pytest.raises(InputError, match=re.escape(name)):
                 file.read()
         else:
             assert len(file.read()) == 42 + length
@@ -52,7 +53,7 @@ def test_a_line_may_be_so_long_and_no_longer(tmp_path, monkeypatch, name, length
 def test_a_table_read_as_a_whole_is_smaller_than_the_memory(tmp_path, monkeypatch, read):
     path = written(tmp_path / "cells.csv.gz", LINES)
     monkeypatch.setattr(text_file, "free_memory", lambda: 4 * len(LINES) - 4)
-    with pytest.raises(InputError, match=r"cells\.csv\.gz holds more than .* free memory allows") as caught:
+    with pytest.raises(InputError, match=r"cells\.csv\.gz.*memory") as caught:
         read(path)
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(text_file, "free_memory", lambda: 4 * len(LINES))
@@ -64,15 +65,15 @@ def test_a_matrix_that_outgrows_the_memory_is_named_with_the_lines_so_far(tmp_pa
     monkeypatch.setattr(tables, "CHUNK_VALUES", 20)
     assert tables.read_table(path, np.ones(2, bool)).values.shape == (40, 2)
     monkeypatch.setattr(tables, "free_memory", lambda: 300)
-    with pytest.raises(InputError, match=r"does not fit into memory: .* its first 20 lines.*\.h5ad"):
+    with pytest.raises(InputError, match=r"matrix\.csv\.gz.*memory.*\b20\b.*\.h5ad"):
         tables.read_table(path, np.ones(2, bool))
 
 
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
-from cplmix_ray.errors import InputError
-from cplmix_ray.data.{room} import {name}
+from cplmix_ray.utils.errors import InputError
+from cplmix_ray.data.io.{module} import {name}
 try:
     {name}(sys.argv[1]{more})
 except InputError as error:
@@ -82,21 +83,21 @@ except InputError as error:
 
 
 @pytest.mark.parametrize(
-    ("room", "name", "more", "unit"),
+    ("module", "name", "more", "unit"),
     [
-        ("tables", "read_header", "", "1,"),
-        ("tables", "read_header", "", "x"),
+        ("csv_tables", "read_header", "", "1,"),
+        ("csv_tables", "read_header", "", "x"),
         pytest.param("metadata", "read_metadata", "", "1,", marks=pytest.mark.slow),
-        ("cortex", "read_csv_cells", ", None", "x"),
+        ("csv_cells", "read_csv_cells", ", None", "x"),
     ],
 )
-def test_a_bomb_of_four_gigabytes_in_one_line_is_refused(tmp_path, room, name, more, unit, fault_row):
+def test_a_bomb_of_four_gigabytes_in_one_line_is_refused(tmp_path, module, name, more, unit, fault_row):
     """Some 4 MB in the file, and no line's end in 4 GB."""
     path = tmp_path / "bomb.csv.gz"
     head = b"" if name == "read_header" else b"cell,Gene0\nc0,1\n"
     piece = (unit * 2**24)[: 2**24].encode()
     path.write_bytes(gzip.compress(head) + 2**8 * gzip.compress(piece, 1))  # parts of such a file follow one another
-    code = LIMITED.format(room=room, name=name, more=more)
+    code = LIMITED.format(module=module, name=name, more=more)
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     said, peak = done.stdout.splitlines()

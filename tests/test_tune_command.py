@@ -116,7 +116,7 @@ def test_an_interrupted_search_goes_on_and_runs_no_trial_twice(tmp_path):
     out = tmp_path / "out"
     process, said, children = stop_half_way(out, signal.SIGINT)
     assert process.returncode == 1
-    assert said.splitlines()[-1] == f"error: The search was interrupted; --resume --out {out} goes on with it."
+    assert said.splitlines()[-1] == f"error: The search was interrupted; continue it with --resume --out {out}."
     assert "Traceback" not in said
     assert_gone(children)
     done = [row["trial"] for row in rows_of(out) if row["status"] == "done"]
@@ -130,7 +130,7 @@ def test_an_interrupted_search_goes_on_and_runs_no_trial_twice(tmp_path):
     assert all(row["status"] == "done" for row in rows)
     assert {path: path.stat().st_mtime_ns for path in models} == models, "a finished trial was run again"
     assert [starts_of(out, name) for name in done] == [1] * len(done)
-    assert "Results are in" in resumed.stdout.splitlines()[-1]
+    assert str(out) in resumed.stdout.splitlines()[-1]
     assert (out / "best" / "result.h5ad").exists()
 
     whole = tune(str(tmp_path / "spec.yaml"), "--out", str(tmp_path / "whole"))
@@ -141,14 +141,13 @@ def test_an_interrupted_search_goes_on_and_runs_no_trial_twice(tmp_path):
 
 def test_a_wrong_search_is_one_sentence_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     (tmp_path / "bad.yaml").write_text("space: {model.n_armz: {choice: [1]}}\n")
-    assert refuse(capsys, monkeypatch, str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "out")) == (
-        2,
-        "error: space.model.n_armz: there is no such setting; names are like model.n_arms or objective.lam.\n",
-    )
+    status, said = refuse(capsys, monkeypatch, str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "out"))
+    assert status == 2
+    assert said.startswith("error: space.model.n_armz:") and len(said.splitlines()) == 1
     assert not (tmp_path / "out").exists()
     status, said = refuse(capsys, monkeypatch, "--data", str(tmp_path / "none.h5ad"), "--out", str(tmp_path / "out"))
     assert status == 2
-    assert "There is no file" in said
+    assert "none.h5ad" in said and len(said.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -158,7 +157,7 @@ def test_more_workers_than_devices_are_refused_before_the_start(tmp_path, capsys
     )
     status, said = refuse(capsys, monkeypatch, str(tmp_path / "many.yaml"), "--out", str(tmp_path / "out"))
     assert status == 2
-    assert "1000 arms with 1 a worker need 1000 CPU cores" in said
+    assert "1000 CPU cores" in said
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "out" / "search.yaml").exists()
 
@@ -168,7 +167,7 @@ def test_a_search_ends_when_its_hours_are_over_and_goes_on_later(tmp_path):
     spec, out = tmp_path / "spec.yaml", tmp_path / "out"
     spec.write_text(yaml.safe_dump({**SEARCH, "search": {**SEARCH["search"], "trials": 3, "max_hours": 12 / 3600}}))
     ended = tune(str(spec), "--out", str(out))
-    assert "hours are over; --resume" in ended.stdout
+    assert f"--resume --out {out}" in ended.stdout
     assert "Traceback" not in ended.stderr
     before = n_done(out)
     assert before < 3
@@ -176,4 +175,4 @@ def test_a_search_ends_when_its_hours_are_over_and_goes_on_later(tmp_path):
     ended = tune("--resume", "--max-hours", "1", "--out", str(out))
     assert ended.returncode == 0, ended.stderr
     assert n_done(out) == 3
-    assert "hours are over" not in ended.stdout
+    assert "--resume" not in ended.stdout
