@@ -247,13 +247,15 @@ def test_auto_normalises_counts_and_says_so():
     assert f"{data.training.preparation.target_sum:g}" in note
 
 
-def test_auto_leaves_logs_alone_and_has_nothing_to_say():
+def test_auto_leaves_logs_alone_and_says_so():
     adata = planted()
     adata.X = sp.csr_matrix(log_normalised(adata.X.toarray()).astype(np.float32))
     data = build(adata)
     assert (data.training.preparation.kind, data.training.preparation.target_sum) == ("log", None)
     np.testing.assert_array_equal(dense(data.training.matrix.block()), dense(adata.X))
-    assert data.notes == ()
+    (note,) = data.notes
+    assert "log-expression" in note
+    assert "as it is" in note
 
 
 def test_none_leaves_counts_alone_and_says_that_this_is_unusual():

@@ -194,6 +194,7 @@ def test_rows_are_small_when_they_travel(path):
     np.testing.assert_array_equal(dense(again.rows(np.arange(9))), dense(values.rows(np.arange(9))))
 
 
+@pytest.mark.filterwarnings("ignore::cplmix_ray.CplMixWarning")
 def test_a_backed_object_stays_in_its_file_in_python_too(path):
     adata = anndata.read_h5ad(path, backed="r")
     try:
@@ -604,7 +605,9 @@ def command(function, *words: str | Path) -> None:
     function([str(word) for word in words])
 
 
-LINE = "--n-categories 3 --hidden 16 --bottleneck 6 --batch-size 32 --engine local --threads 1 --seed 1"
+LINE = (
+    "--preset published --n-categories 3 --hidden 16 --bottleneck 6 --batch-size 32 --engine local --threads 1 --seed 1"
+)
 
 
 def test_train_and_predict_leave_the_matrix_where_it_is(tmp_path, path, capsys):

@@ -1,6 +1,7 @@
 """What was read from a file, before any preparation."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ from cplmix_ray.data.matrix.base import Matrix
 
 if TYPE_CHECKING:  # workers know this file and need no reader
     import anndata
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Source:
         truth_nm: known continuous states, NaN where unknown; None without them.
         notes: what the user should know of the reading.
         factors: what the images were made from, None where that is not known.
+        raw_var: annotations of the matrix's genes where these are not those of ``adata``: ``adata.raw.var``.
+        others: what ``--layer`` takes -> reads rows at even distances of that matrix, of those that were not chosen.
     """
 
     adata: "anndata.AnnData"
@@ -49,6 +53,18 @@ class Source:
     truth_nm: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     factors: Factors | None = None
+    raw_var: "pd.DataFrame | None" = None
+    others: Mapping[str, Callable[[], Matrix]] = field(default_factory=dict)
+
+    @property
+    def var(self) -> "pd.DataFrame":
+        """Annotations of the matrix's genes."""
+        return self.adata.var if self.raw_var is None else self.raw_var
+
+    @property
+    def var_names(self) -> "pd.Index":
+        """Names of the matrix's genes."""
+        return self.var.index
 
     @property
     def n_cells(self) -> int:

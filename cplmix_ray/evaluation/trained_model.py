@@ -12,6 +12,7 @@ from cplmix_ray.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.config import RunConfig, parse_config
 from cplmix_ray.data.device_transfer import in_order
+from cplmix_ray.data.preprocessing.gene_names import version_note
 from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.data.source import Source
 from cplmix_ray.data.training_set import PreparedCells
@@ -33,7 +34,7 @@ def newest_checkpoint(path: str | Path) -> Checkpoint:
     if checkpoint is None:
         reasons = f"; {'; '.join(damaged)}" if damaged else ""
         raise InputError(
-            f"{path} contains no intact checkpoint of a run{reasons}; give the folder that train wrote with --out."
+            f"{path} contains no intact checkpoint of a run{reasons}; give the folder of a run or of a saved model."
         )
     return checkpoint
 
@@ -46,8 +47,8 @@ def settings_of(checkpoint: Checkpoint) -> RunConfig:
     """
     if "config" not in checkpoint.manifest:
         raise InputError(
-            f"{checkpoint.path} is not a checkpoint of a run: its manifest contains no settings; give the folder that "
-            f"train wrote with --out."
+            f"{checkpoint.path} is not a checkpoint of a run: its manifest contains no settings; give the folder of a "
+            f"run or of a saved model."
         )
     return parse_config(checkpoint.manifest["config"], str(checkpoint.path))
 
@@ -121,6 +122,12 @@ class TrainedModel:
             InputError: features are missing, or the values do not fit.
         """
         return self.family.prepare_again(source, self.config, self.preparations)
+
+    def notes(self, source: Source) -> list[str]:
+        """What the user should know of the cells that :meth:`prepare` prepares."""
+        wanted = [preparation.var_names for preparation in self.preparations.values()]
+        notes = [version_note(source.var_names, names, source.name) for names in wanted]
+        return [note for note in notes if note is not None]
 
     def infer(self, cells: PreparedCells, wanted: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Outputs for prepared cells.

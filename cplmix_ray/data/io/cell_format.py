@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cplmix_ray.data.io.conversions import conversion_of
 from cplmix_ray.data.io.h5ad_backed import Backed
 from cplmix_ray.data.source import Source
 from cplmix_ray.data.validation.regular_file import require_file
@@ -56,16 +57,22 @@ class CellFormat:
         name: for messages; of a data set without a file, what the user gives as ``--data``.
         suffixes: endings of the names of its files; none for a data set without a file.
         read: reads what the user gives.
+        accepts: tells whether data is of this format, where the suffixes are those of other formats too.
         several: whether several files may be given, with commas between them.
+        preset: name of the preset that suits what the user gives, used where no settings are given.
     """
 
     name: str
     suffixes: tuple[str, ...]
     read: Callable[[str, ReadOptions], Source]
+    accepts: Callable[[str], bool] | None = None
     several: bool = False
+    preset: Callable[[str], str] = lambda data: "cells"
 
     def takes(self, data: str) -> bool:
-        """Whether ``data`` is of this format, by its name alone."""
+        """Whether ``data`` is of this format."""
+        if self.accepts is not None:
+            return self.accepts(data)
         if not self.suffixes:
             return data == self.name
         return all(part.endswith(self.suffixes) for part in (data.split(",") if self.several else [data]))
@@ -90,6 +97,9 @@ def find_cell_format(data: str) -> CellFormat:
             return cell_format
     if not os.path.exists(data):
         require_file(data, "--data")  # which says so
+    conversion = conversion_of(data)
+    if conversion is not None:
+        raise InputError(f"--data {data} is of a format that is not read; {conversion}.")
     files = [f"{' '.join(one.suffixes)} ({one.name})" for one in _FORMATS.values() if one.suffixes]
     names = [f"'{one.name}'" for one in _FORMATS.values() if not one.suffixes]
     raise InputError(

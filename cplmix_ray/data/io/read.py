@@ -1,6 +1,7 @@
 """Reading what the user gives as ``--data``: the built-in formats, and the functions that choose among all."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from cplmix_ray.config import RunConfig
 from cplmix_ray.data.io.cell_format import CellFormat, ReadOptions, find_cell_format, register_cell_format
@@ -10,9 +11,15 @@ from cplmix_ray.data.io.dsprites import N_IMAGES, read_dsprites
 from cplmix_ray.data.io.factor_images import in_original_layout, read_original
 from cplmix_ray.data.io.h5ad import read_h5ad, source_from_anndata, with_values
 from cplmix_ray.data.io.h5ad_backed import Backed, open_h5ad, stays_on_disk
+from cplmix_ray.data.io.h5ad_gz import H5AD_GZ
+from cplmix_ray.data.io.h5mu import H5MU
 from cplmix_ray.data.io.images import read_digits, read_npz, require_label_option
+from cplmix_ray.data.io.loom import LOOM
 from cplmix_ray.data.io.metadata import join_metadata, read_metadata
-from cplmix_ray.data.io.write_h5ad import require_writable_h5ad
+from cplmix_ray.data.io.tenx_folder import TENX_FOLDER
+from cplmix_ray.data.io.tenx_h5 import TENX_H5
+from cplmix_ray.data.io.write_h5ad import leave_out_unwritable
+from cplmix_ray.data.io.zarr_store import ZARR
 from cplmix_ray.data.source import Source
 from cplmix_ray.data.splits import draw_cells, draw_subset
 from cplmix_ray.data.validation.regular_file import is_file, require_file
@@ -49,24 +56,36 @@ def read_source(
     return source
 
 
+def preset_for(data: str) -> str:
+    """Name of the preset that suits what the user gives as ``--data``.
+
+    Raises:
+        InputError: it is of no known format.
+    """
+    return find_cell_format(data).preset(data)
+
+
 def _read_h5ad(data: str, options: ReadOptions) -> Source:
     require_file(data, "--data")
     table = None if options.metadata is None else read_metadata(options.metadata)
-    notes: tuple[str, ...] = ()
-    if stays_on_disk(data, options.layer, options.backed):
-        adata, matrix = open_h5ad(data, options.layer)
+    opened = open_h5ad(data, options.layer) if stays_on_disk(data, options.layer, options.backed) else None
+    adata, left_out = read_h5ad(data) if opened is None else (opened.adata, opened.notes)
+    matrix = None if opened is None else opened.matrix
+    notes = left_out
+    try:
         if table is not None:
             names = adata.obs_names
-            adata, notes = join_metadata(adata, table, data, str(options.metadata))
-            matrix = matrix and matrix.take(names.get_indexer(adata.obs_names))
-        source = with_values(adata, matrix, options.labels_key, data, options.state_key, notes)
-    else:
-        adata = read_h5ad(data)
-        if table is not None:
-            adata, notes = join_metadata(adata, table, data, str(options.metadata))
-        source = source_from_anndata(adata, options.layer, options.labels_key, data, options.state_key, notes)
-    require_writable_h5ad(source.adata, data)
-    return source
+            adata, joined = join_metadata(adata, table, data, str(options.metadata))
+            matrix, notes = matrix and matrix.take(names.get_indexer(adata.obs_names)), (*notes, *joined)
+        if opened is not None:
+            source = with_values(
+                adata, matrix, options.labels_key, data, options.state_key, notes, opened.raw_var, opened.others
+            )
+        else:
+            source = source_from_anndata(adata, options.layer, options.labels_key, data, options.state_key, notes)
+    except InputError as error:
+        raise InputError(" ".join([*left_out, str(error)])) from None  # what is missing may be what was left out
+    return replace(source, notes=(*source.notes, *leave_out_unwritable(source.adata, data)))
 
 
 def _read_csv(data: str, options: ReadOptions) -> Source:
@@ -87,6 +106,10 @@ def _read_npz(data: str, options: ReadOptions) -> Source:
     return images
 
 
+def _preset_of_npz(data: str) -> str:
+    return "dsprites" if is_file(data) and in_original_layout(data) else "mnist"
+
+
 def _read_digits(data: str, options: ReadOptions) -> Source:
     images = read_digits()
     require_label_option(images, options.labels_key)
@@ -103,11 +126,17 @@ def _read_dsprites(data: str, options: ReadOptions) -> Source:
 
 
 for _format in (
+    TENX_H5,
+    TENX_FOLDER,
+    LOOM,
+    H5MU,
+    H5AD_GZ,
+    ZARR,
     CellFormat("AnnData file of cells", H5AD, _read_h5ad),
     CellFormat("table of cells", SUFFIXES, _read_csv, several=True),
-    CellFormat("archive of images", (".npz",), _read_npz),
-    CellFormat("digits", (), _read_digits),
-    CellFormat("dsprites", (), _read_dsprites),
+    CellFormat("archive of images", (".npz",), _read_npz, preset=_preset_of_npz),
+    CellFormat("digits", (), _read_digits, preset=lambda data: "mnist"),
+    CellFormat("dsprites", (), _read_dsprites, preset=lambda data: "dsprites"),
 ):
     register_cell_format(_format)
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from cplmix_ray.data.matrix.block import Block, MatrixStatistics
+from cplmix_ray.data.matrix.block import Block
+from cplmix_ray.data.matrix.statistics import MatrixStatistics
 
 
 class RowReader(ABC):

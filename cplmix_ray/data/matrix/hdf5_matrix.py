@@ -4,9 +4,6 @@ HDF5 is read here and not through anndata's backed matrices: those take 20 to 35
 cells.
 """
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,38 +13,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from cplmix_ray.data.matrix.block import Block, native_numbers
+from cplmix_ray.data.validation.hdf5_errors import hdf5_errors, unreadable
+from cplmix_ray.data.validation.hdf5_safety import sparse_format
 from cplmix_ray.utils.errors import InputError
 
 _BRIDGED = 16
 """Unwanted rows up to which two wanted ones are read in one go: a call costs as much as that many cells."""
 _SPAN = 4096
 """Rows that one call reads at most, so that what is read and not wanted stays small."""
-
-
-def unreadable(path: str | Path, error: Exception) -> InputError:
-    """The error for a file that HDF5 or anndata cannot read."""
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return InputError(f"Cannot read {path} as an .h5ad file; it may be truncated or no .h5ad ({reason}).")
-
-
-def ignore_warnings() -> warnings.catch_warnings:
-    """Ignore anndata's warnings of old formats and of unusual names; what matters of them is checked here."""
-    return warnings.catch_warnings(action="ignore")
-
-
-@contextmanager
-def hdf5_errors(path: str | Path) -> Iterator[None]:
-    """Turn the many exceptions that h5py and anndata raise for broken files into one.
-
-    Raises:
-        InputError: in place of all of them.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise unreadable(path, error) from None
 
 
 @dataclass(frozen=True)
@@ -82,14 +55,17 @@ def hdf5_layout(file: h5py.File, path: str, key: str) -> HDF5Layout:
             raise InputError(f"{key} of {path} is no matrix: its shape is {node.shape}.")
         n, g = node.shape
         return HDF5Layout(path, key, (n, g), node.dtype, False, n * g * node.dtype.itemsize)
-    kind = str(node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", "")))
-    if kind.startswith("csc"):
+    kind = sparse_format(node)
+    if kind == "csc":
+        name = _in_python(key)
+        remedy = "" if key.startswith("raw") else f"save it with adata.{name} = adata.{name}.tocsr(), or "
         raise InputError(
-            f"{key} of {path} is stored by genes (CSC), so that cells cannot be read one by one; save it with "
-            f"adata.{_in_python(key)} = adata.{_in_python(key)}.tocsr(), or read it whole with --backed no."
+            f"{key} of {path} is stored by genes (CSC), so that cells cannot be read one by one; {remedy}read it whole "
+            f"with --backed no."
         )
-    if not kind.startswith("csr"):
-        raise InputError(f"{key} of {path} is neither dense nor CSR but '{kind}'; read it whole with --backed no.")
+    if kind != "csr":
+        other = node.attrs.get("encoding-type", "a group")
+        raise InputError(f"{key} of {path} is neither dense nor CSR but '{other}'; read it whole with --backed no.")
     n, g = (int(size) for size in node.attrs.get("shape", node.attrs.get("h5sparse_shape")))
     n_stored = len(node["data"]) * (node["data"].dtype.itemsize + node["indices"].dtype.itemsize)
     return HDF5Layout(path, key, (n, g), node["data"].dtype, True, n_stored)

@@ -8,7 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from cplmix_ray.data.matrix.base import Matrix
-from cplmix_ray.data.matrix.block import Block, MatrixStatistics, compute_statistics, contiguous
+from cplmix_ray.data.matrix.block import Block, contiguous
+from cplmix_ray.data.matrix.statistics import MatrixStatistics, compute_statistics
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from cplmix_ray.data.matrix.base import Matrix
-from cplmix_ray.data.matrix.block import Block, MatrixStatistics
+from cplmix_ray.data.matrix.block import Block
+from cplmix_ray.data.matrix.statistics import MatrixStatistics
 
 
 class OnDemandMatrix(Matrix):

@@ -8,8 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from cplmix_ray.data.matrix.base import Matrix
-from cplmix_ray.data.matrix.block import Block, MatrixStatistics, compute_statistics, contiguous
+from cplmix_ray.data.matrix.block import Block, contiguous
 from cplmix_ray.data.matrix.hdf5_matrix import HDF5Layout, HDF5Matrix
+from cplmix_ray.data.matrix.statistics import MatrixStatistics, compute_statistics
 from cplmix_ray.utils.errors import InputError
 
 SAMPLE = 20_000

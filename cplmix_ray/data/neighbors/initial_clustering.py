@@ -31,7 +31,7 @@ def ensemble_of(fitted: Fitted, source: Source, train_idx: np.ndarray, n_categor
     """
     if fitted.preparation.kind == "images":
         raise InputError("--neighbour-space ensemble and --align-guess are for cells; leave them out for images.")
-    at = source.adata.var_names.get_indexer(list(fitted.preparation.var_names))
+    at = source.var_names.get_indexer(list(fitted.preparation.var_names))
     log_ng = fitted.log_matrix.choose(at).take(train_idx).block()
     views = views_of(log_ng, _linear(fitted, source, log_ng, at, train_idx), seed)
     return build_ensemble(views, n_categories, seed)
@@ -42,7 +42,10 @@ def _linear(fitted: Fitted, source: Source, log_ng: Block, at: np.ndarray, train
     if fitted.preparation.kind == "counts" or fitted.preparation.target_sum is not None:
         return source.matrix.choose(at).take(train_idx).block()
     smallest, largest = float(log_ng.min()), float(log_ng.max())
-    return None if smallest < 0 or largest > 30 else np.expm1(log_ng)
+    if smallest < 0 or largest > 30:
+        return None
+    # log_b(1 + x) times log(b) is log1p(x).
+    return np.expm1(log_ng * np.float32(np.log(fitted.preparation.log_base or np.e)))
 
 
 def views_of(log_ng: Block, linear_ng: Block | None, seed: int) -> list[np.ndarray]:

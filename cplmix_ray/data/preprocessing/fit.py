@@ -2,17 +2,14 @@
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from cplmix_ray.config import Input
 from cplmix_ray.data.matrix.base import Matrix
-from cplmix_ray.data.preprocessing.genes import highly_variable, listed_genes, read_gene_list
+from cplmix_ray.data.preprocessing.gene_selection import select_genes
 from cplmix_ray.data.preprocessing.preparation import Preparation, prepare, require_counts
+from cplmix_ray.data.preprocessing.value_kinds import CENTRED, LINEAR, Values, hint_of_others, recognise_values
 from cplmix_ray.data.source import Source
 from cplmix_ray.distributions.likelihood import LIKELIHOODS, likelihoods_for
 from cplmix_ray.utils.errors import InputError
-
-_LARGEST_LOGARITHM = 50.0
 
 
 @dataclass(frozen=True)
@@ -44,16 +41,23 @@ def fit_preparation(source: Source, settings: Input, likelihood: str = "auto") -
     if source.image_shape is not None:
         return _images(source, settings, likelihood)
     _require_likelihood_for(likelihood, ("log", "counts"), "cells")
-    counts = source.matrix.statistics.counts
+    values = recognise_values(source.matrix.statistics)
     if likelihood != "auto" and LIKELIHOODS[likelihood].counts:
-        fitted = _counts(source, settings, likelihood)
-    elif settings.normalise == "log1p" or (settings.normalise == "auto" and (counts or _no_logarithms(source.matrix))):
-        fitted = _normalised(source, settings, counts)
+        fitted = _counts(source, settings, likelihood, values)
+    elif settings.normalise == "log1p" or (settings.normalise == "auto" and values.kind in LINEAR):
+        fitted = _normalised(source, settings, values)
     else:
-        fitted = _as_they_are(source, counts)
-    if settings.hvg is None and settings.genes is None:
-        return fitted
-    return _select(fitted, source, counts, settings)
+        fitted = _as_they_are(source, values)
+    keep, notes = select_genes(source, settings, values, fitted.log_matrix)
+    if keep is None:
+        return replace(fitted, notes=(*fitted.notes, *notes))
+    names = tuple(source.var_names[keep])
+    return replace(
+        fitted,
+        preparation=replace(fitted.preparation, var_names=names),
+        matrix=fitted.matrix.choose(keep),
+        notes=(*fitted.notes, *notes),
+    )
 
 
 def _require_likelihood_for(name: str, kinds: tuple[str, ...], what: str) -> None:
@@ -63,80 +67,58 @@ def _require_likelihood_for(name: str, kinds: tuple[str, ...], what: str) -> Non
 
 
 def _images(source: Source, settings: Input, likelihood: str) -> Fitted:
-    if settings.hvg is not None or settings.genes is not None:
-        option = "--genes" if settings.hvg is None else "--hvg"
+    if isinstance(settings.hvg, int) or settings.genes is not None:
+        option = "--hvg" if settings.genes is None else "--genes"
         raise InputError(f"{option} chooses genes and means nothing for images; leave it out.")
     _require_likelihood_for(likelihood, ("images",), "images")
     lowest, highest = source.matrix.statistics.limits
     if lowest < 0 or highest <= 0:
         raise InputError(f"The pixels of {source.name} range from {lowest:g} to {highest:g}; they must start at 0.")
-    names = tuple(source.adata.var_names)
+    names = tuple(source.var_names)
     preparation = Preparation("images", names, scale=highest, image_shape=source.image_shape)
     matrix = prepare(source.matrix, preparation)
     return Fitted(preparation, matrix, matrix, () if matrix.note is None else (matrix.note,))
 
 
-def _counts(source: Source, settings: Input, likelihood: str) -> Fitted:
+def _counts(source: Source, settings: Input, likelihood: str, values: Values) -> Fitted:
     require_counts(source.matrix, source, likelihood)
     if settings.normalise == "log1p":
         raise InputError(f"--likelihood {likelihood} takes raw counts; leave out --normalise log1p.")
-    names, library = tuple(source.adata.var_names), source.matrix.statistics.library
-    preparation = Preparation("counts", names, library=library)
+    names, library = tuple(source.var_names), source.matrix.statistics.library
+    preparation = Preparation("counts", names, library=library, values=values.kind)
     logged = prepare(source.matrix, Preparation("log", names, target_sum=settings.target_sum))
-    return Fitted(preparation, prepare(source.matrix, preparation), logged)
+    note = f"{source.name} holds {values}, which the likelihood {likelihood} takes as they are."
+    return Fitted(preparation, prepare(source.matrix, preparation), logged, (note,))
 
 
-def _normalised(source: Source, settings: Input, counts: bool) -> Fitted:
-    smallest, largest = source.matrix.statistics.limits
-    if smallest < 0:
-        raise InputError(f"{source.name} holds negative values, so it cannot be normalised; use --normalise none.")
-    preparation = Preparation("log", tuple(source.adata.var_names), target_sum=settings.target_sum)
-    what = "raw counts" if counts else f"values up to {largest:g}, which are no logarithms"
-    note = f"{source.name} holds {what}: cells are scaled to {preparation.target_sum:g} and log1p is taken."
-    if settings.normalise == "log1p":
-        note = (
-            "" if counts else "--normalise log1p is applied to values that are no counts: are they normalised already?"
-        )
+def _normalised(source: Source, settings: Input, values: Values) -> Fitted:
+    if source.matrix.statistics.limits[0] < 0:
+        hint = hint_of_others(source, LINEAR)
+        remedy = f"{hint}, or use --normalise none" if hint else "use --normalise none"
+        raise InputError(f"{source.name} holds negative values, so it cannot be normalised; {remedy}.")
+    target = settings.target_sum
+    preparation = Preparation("log", tuple(source.var_names), target_sum=target, values=values.kind)
+    note = f"{source.name} holds {values}: cells are scaled to {target:g} and log1p is taken."
+    if values.kind not in LINEAR:
+        note = f"{source.name} seems to hold {values}, and --normalise log1p is applied to it: leave it out if it does."
     prepared = prepare(source.matrix, preparation)
-    return Fitted(preparation, prepared, prepared, (note,) if note else ())
+    return Fitted(preparation, prepared, prepared, (note,))
 
 
-def _no_logarithms(matrix: Matrix) -> bool:
-    """Whether expression was read that is not logarithmic: e^50 molecules or more are in no cell."""
-    smallest, largest = matrix.statistics.limits
-    return smallest >= 0 and largest > _LARGEST_LOGARITHM
-
-
-def _as_they_are(source: Source, counts: bool) -> Fitted:
-    preparation = Preparation("log", tuple(source.adata.var_names))
-    prepared, largest = prepare(source.matrix, preparation), source.matrix.statistics.limits[1]
-    notes: tuple[str, ...] = ()
-    if counts:
-        notes = ("The values look like raw counts and are taken as they are; --normalise log1p is usual.",)
-    elif largest > _LARGEST_LOGARITHM:
-        notes = (f"The largest value is {largest:g}: if these are no logarithms, use --normalise log1p.",)
-    return Fitted(preparation, prepared, prepared, notes)
-
-
-def _select(fitted: Fitted, source: Source, counts: bool, settings: Input) -> Fitted:
-    """The genes of the list, and the most variable among them."""
-    keep, notes = np.arange(len(source.adata.var_names)), fitted.notes
-    if settings.genes is not None:
-        keep, said = listed_genes(source.adata.var_names, read_gene_list(settings.genes), settings.genes)
-        notes = (*notes, *said)
-    if settings.hvg is not None:
-        matrix, n = source.matrix if counts else fitted.log_matrix, source.n_cells
-        drawn_n = matrix.draw_sample(n, 0)  # the same genes for runs that differ in their seed alone
-        if len(drawn_n) < n:
-            notes = (*notes, f"Genes are ranked on {len(drawn_n):,} of the {n:,} cells.")
-            matrix = matrix.take(drawn_n)
-        ranked = matrix.block()
-        ranked = ranked if len(keep) == ranked.shape[1] else ranked[:, keep]
-        keep = keep[highly_variable(ranked, settings.hvg, counts)]
-    names = tuple(source.adata.var_names[keep])
-    return replace(
-        fitted,
-        preparation=replace(fitted.preparation, var_names=names),
-        matrix=fitted.matrix.choose(keep),
-        notes=notes,
-    )
+def _as_they_are(source: Source, values: Values) -> Fitted:
+    preparation = Preparation("log", tuple(source.var_names), values=values.kind, log_base=values.base)
+    prepared = prepare(source.matrix, preparation)
+    if values.kind == "counts":
+        note = "The values look like raw counts and are taken as they are; --normalise log1p is usual."
+    elif values.kind in LINEAR:
+        note = f"{source.name} holds {values} and is taken as it is; --normalise log1p is usual."
+    elif values.kind in CENTRED:
+        note = f"{source.name} holds {values}: they are taken as they are, and other cells must be scaled with them."
+        hint = hint_of_others(source, ("log_expression", *LINEAR))
+        note = f"{note} Its {hint}." if hint else note
+    elif values.evident:
+        note = f"{source.name} holds {values}: it is taken as it is."
+    else:
+        doubt = " If it is no logarithm, use --normalise log1p." if source.matrix.statistics.limits[0] >= 0 else ""
+        note = f"{source.name} seems to hold {values}: it is taken as it is.{doubt}"
+    return Fitted(preparation, prepared, prepared, (note,))

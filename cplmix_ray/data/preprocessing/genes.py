@@ -5,8 +5,10 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from cplmix_ray.data.matrix.block import Block
+from cplmix_ray.data.preprocessing.gene_names import match_genes, renaming_remedy
 from cplmix_ray.utils.errors import InputError
 
 _HEADINGS = {"", "gene", "genes", "gene_name", "gene_names", "gene_symbol", "x"}
@@ -42,16 +44,11 @@ def highly_variable(values_ng: Block, n_genes: int, counts: bool) -> np.ndarray:
 
     Raw counts are ranked by the variance of their analytic Pearson residuals (Lause et al. 2021), log-expression by
     normalised dispersion (Zheng et al. 2017).
-
-    Raises:
-        InputError: scanpy is not installed.
     """
     if n_genes >= values_ng.shape[1]:
         return np.arange(values_ng.shape[1])
-    try:
-        import scanpy
-    except ImportError:
-        raise InputError("--hvg needs scanpy; install it with: pip install 'cplmix_ray[scanpy]'.") from None
+    import scanpy  # takes seconds
+
     from cplmix_ray.utils.threads import torch_threads  # imports torch, which gene lists do without
 
     expressed = np.flatnonzero(np.asarray((values_ng != 0).sum(axis=0)).ravel())
@@ -68,33 +65,52 @@ def highly_variable(values_ng: Block, n_genes: int, counts: bool) -> np.ndarray:
     return expressed[table["highly_variable"].to_numpy()]
 
 
-def listed_genes(var_names: pd.Index, wanted: list[str], path: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def most_variable(values_ng: Block, n_genes: int) -> np.ndarray:
+    """Indices of the genes of largest variance, in their old order: the ranking of residuals."""
+    spread_g = np.asarray(values_ng.toarray() if sp.issparse(values_ng) else values_ng).var(axis=0)
+    return np.sort(np.argsort(-spread_g, kind="stable")[:n_genes])
+
+
+def listed_genes(
+    var_names: pd.Index, wanted: list[str], path: str, adata: anndata.AnnData
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Indices, in their old order, of the genes that a list names; and what to say of those that are not there.
+
+    Args:
+        adata: the object that has these genes, in which a remedy is looked for where none is there.
 
     Raises:
         InputError: none is there.
     """
-    keep = np.flatnonzero(var_names.isin(wanted))
-    if not len(keep):
-        raise InputError(f"None of the {len(wanted)} genes in {path} is in the data, whose first is '{var_names[0]}'.")
-    missing = [gene for gene in wanted if gene not in var_names]
+    at, _ = match_genes(var_names, wanted)
+    if (at < 0).all():
+        first = f"None of the {len(wanted)} genes in {path} is in the data, whose first is '{var_names[0]}'"
+        remedy = renaming_remedy(adata, wanted)
+        raise InputError(f"{first}; {remedy}." if remedy else f"{first}.")
+    missing = [gene for gene, i in zip(wanted, at, strict=True) if i < 0]
     if not missing:
-        return keep, ()
+        return np.sort(at), ()
     note = f"{len(missing)} of the {len(wanted)} genes in {path} are not in the data (first: '{missing[0]}')."
-    return keep, (note,)
+    return np.sort(at[at >= 0]), (note,)
 
 
-def columns_of(var_names: pd.Index, wanted: tuple[str, ...], name: str) -> np.ndarray:
+def columns_of(
+    var_names: pd.Index, wanted: tuple[str, ...], name: str, adata: anndata.AnnData | None = None
+) -> np.ndarray:
     """Where the wanted genes stand among ``var_names``.
+
+    Args:
+        adata: the object that has these genes, in which a remedy is looked for where some are missing.
 
     Raises:
         InputError: some are missing.
     """
-    at = var_names.get_indexer(list(wanted))
+    at, _ = match_genes(var_names, wanted)
     missing = [gene for gene, i in zip(wanted, at, strict=True) if i < 0]
     if missing:
+        remedy = None if adata is None else renaming_remedy(adata, wanted)
         raise InputError(
             f"{name} lacks {len(missing)} of the {len(wanted)} genes that the model was trained on "
-            f"(first: '{missing[0]}'); give cells with the same gene names."
+            f"(first: '{missing[0]}'); {remedy or 'give cells with the same gene names'}."
         )
     return at

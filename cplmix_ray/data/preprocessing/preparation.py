@@ -1,7 +1,7 @@
 """From what a file holds to what the likelihood is evaluated on; remembered, so that new cells are treated alike."""
 
 import functools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any, Literal, get_args
 
@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from cplmix_ray.data.matrix.base import Matrix
 from cplmix_ray.data.matrix.block import Block
+from cplmix_ray.data.preprocessing.value_kinds import KINDS, ValueKind, hint_of_others
 from cplmix_ray.data.source import Source
 from cplmix_ray.utils.errors import InputError
 
@@ -27,6 +28,8 @@ class Preparation:
         scale: pixels are divided by this.
         library: median library size of the training cells (counts only), the unit of the encoder's input.
         image_shape: (height, width) of images.
+        values, log_base: what the values were taken for (see ``value_kinds.Values``); None for images, and in models of
+            versions that did not record it.
     """
 
     kind: Kind
@@ -35,6 +38,8 @@ class Preparation:
     scale: float = 1.0
     library: float = 1.0
     image_shape: tuple[int, int] | None = None
+    values: ValueKind | None = field(default=None, compare=False)
+    log_base: float | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,9 +54,10 @@ class Preparation:
         try:
             shape = tree["image_shape"]
             made = cls(**{**tree, "var_names": tuple(tree["var_names"]), "image_shape": shape and tuple(shape)})
-            numbers = [made.scale, made.library, 1.0 if made.target_sum is None else made.target_sum]
+            numbers = [made.scale, made.library, *(n for n in (made.target_sum, made.log_base) if n is not None)]
             sound = (
                 made.kind in get_args(Kind)
+                and made.values in (None, *KINDS)
                 and isinstance(tree["var_names"], list | tuple)
                 and all(isinstance(name, str) for name in made.var_names)
                 and len(set(made.var_names)) == len(made.var_names) > 0
@@ -79,7 +85,7 @@ def check_finite(matrix: Matrix, source: Source) -> None:
             extreme = largest if largest > _LARGEST else smallest
             raise InputError(f"{source.name} holds values as large as {extreme:g}, which are no measurements of cells.")
         return
-    cell, gene = source.adata.obs_names[first[0]], source.adata.var_names[first[1]]
+    cell, gene = source.adata.obs_names[first[0]], source.var_names[first[1]]
     raise InputError(
         f"{source.name} holds {n_bad} values that are NaN or infinite (first: cell '{cell}', gene '{gene}'); "
         f"remove or impute them."
@@ -92,9 +98,10 @@ def require_counts(matrix: Matrix, source: Source, likelihood: str) -> None:
         return
     smallest, _ = matrix.statistics.limits
     what = f"negative values (smallest {smallest:g})" if smallest < 0 else "values that are not whole numbers"
+    remedy = hint_of_others(source, ("counts",)) or "name the raw counts with --layer"
     raise InputError(
-        f"{source.name} holds {what}, which the {likelihood} likelihood for counts cannot take; "
-        f"name the raw counts with --layer or use --likelihood gaussian."
+        f"{source.name} holds {what}, which the {likelihood} likelihood for counts cannot take; {remedy}, or use "
+        f"--likelihood gaussian."
     )
 
 

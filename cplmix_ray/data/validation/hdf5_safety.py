@@ -163,10 +163,17 @@ def _chunk_bytes(node: Node) -> int:
     return prod(node.chunks) * node.id.get_type().get_size()
 
 
+def sparse_format(group: h5py.Group) -> str:
+    """'csr' or 'csc' of a group that holds such a matrix, or else ''."""
+    kind = group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", ""))
+    text = kind.decode(errors="replace") if isinstance(kind, bytes) else str(kind)
+    return text[:3] if text.startswith(("csr", "csc")) else ""
+
+
 def _check_sparse(group: h5py.Group, name: str, path: str) -> None:
     """Refuse a sparse matrix whose parts do not fit together; their values are checked when they are read."""
-    kind = str(group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", "")))
-    if not kind.startswith(("csr", "csc")):
+    kind = sparse_format(group)
+    if not kind:
         return
     shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
     parts: list[Any] = [find_object(group, path, part) for part in ("data", "indices", "indptr")]
@@ -175,7 +182,7 @@ def _check_sparse(group: h5py.Group, name: str, path: str) -> None:
     data, indices, indptr = parts
     if shape is None or len(shape) != 2 or any(int(n) != n or n < 0 for n in shape):
         raise _refusal(path, name, f"is a sparse matrix of shape {shape}")
-    if len(indptr) != int(shape[1 if kind.startswith("csc") else 0]) + 1 or len(data) != len(indices):
+    if len(indptr) != int(shape[1 if kind == "csc" else 0]) + 1 or len(data) != len(indices):
         raise _refusal(path, name, f"is a sparse matrix of shape {tuple(map(int, shape))} that its parts do not fit")
     if indices.dtype.kind not in "iu" or indptr.dtype.kind not in "iu":
         raise _refusal(path, name, "is a sparse matrix whose indices are no whole numbers")
