@@ -21,7 +21,7 @@ from cplmix_ray.data.preprocessing.preparation import check_finite
 from cplmix_ray.data.source import Source
 from cplmix_ray.utils.errors import InputError
 
-_NEEDS = {"leiden": ("scanpy", "igraph"), "scvi_kmeans": ("scvi",)}
+_NEEDS = {"leiden": ("igraph",), "scvi_kmeans": ("scvi",)}
 _REMEDY = {"leiden": "pip install 'cplmix_ray[bench]'", "scvi_kmeans": "pip install scvi-tools"}
 
 
@@ -124,7 +124,7 @@ def _scvi_kmeans(source: Source, k: int, config: RunConfig, settings: Baseline) 
     if source.image_shape is not None:
         raise InputError(f"{source.name} holds images, which the method scvi_kmeans cannot take; leave the entry out.")
     names = fit_preparation(source, config.input).preparation.var_names
-    matrix = source.matrix.choose(columns_of(source.adata.var_names, names, source.name))
+    matrix = source.matrix.choose(columns_of(source.var_names, names, source.name))
     counts = matrix.statistics.counts
     if matrix.statistics.limits[0] < 0:
         raise InputError(f"{source.name} holds negative values, which scVI cannot take; name raw counts with layer.")

@@ -28,6 +28,7 @@ from cplmix_ray.runs.resume import checkpoint_to_resume
 from cplmix_ray.runs.run import run_training
 from cplmix_ray.utils.durable import write_whole
 from cplmix_ray.utils.errors import InputError
+from cplmix_ray.utils.output_lock import lock_folder
 from cplmix_ray.utils.threads import torch_threads
 from cplmix_ray.version import __version__
 
@@ -151,13 +152,14 @@ def _save(path: Path, category_n: np.ndarray) -> None:
 def _train(run: BenchmarkRun, config: CplMixVAEConfig, source: Source, options: RunOptions) -> Found:
     folder = RunFolder(options.out / "runs" / f"{run.entry.name}-{run.hash}" / f"seed-{config.seed}")
     dataset = build_dataset(source, config)
-    checkpoint = None
-    if folder.holds_run():
-        checkpoint = checkpoint_to_resume(folder, config, dataset, lambda line: None, restart_damaged=True)
-    result = run_training(config, dataset, folder, _Quiet(), checkpoint)
-    figures = {**result.metrics, **held_out_losses(result.model, dataset), "coupling": config.objective.coupling}
-    if not options.keep_models:
-        shutil.rmtree(folder.checkpoints)
+    with lock_folder(folder.path):
+        checkpoint = None
+        if folder.holds_run():
+            checkpoint = checkpoint_to_resume(folder, config, dataset, lambda line: None, restart_damaged=True)
+        result = run_training(config, dataset, folder, _Quiet(), checkpoint)
+        figures = {**result.metrics, **held_out_losses(result.model, dataset), "coupling": config.objective.coupling}
+        if not options.keep_models:
+            shutil.rmtree(folder.checkpoints)
     return result.outputs["probs_nk"].argmax(axis=1), figures
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from cplmix_ray.checkpoints.manifest import FORMAT, SUFFIX, pack, unpack
 from cplmix_ray.models.base import Parts
-from cplmix_ray.utils.durable import PARTIAL, REPLACED, clear, discard, make_folder, replace_folder, write_file
+from cplmix_ray.utils.durable import OLD, PARTIAL, REPLACED, clear, discard, make_folder, replace_folder, write_file
 
 _MANIFEST = "manifest.json"
 _NAME = re.compile(rf"({re.escape(REPLACED)})?step-([0-9]{{1,18}})")
@@ -68,6 +68,26 @@ def write_checkpoint(folder: Path, snapshot: CheckpointContent, facts: dict[str,
         with contextlib.suppress(OSError):  # the new checkpoint has been written, so this is no failure
             discard(path)
     return final
+
+
+def write_only_checkpoint(folder: Path, snapshot: CheckpointContent, facts: dict[str, Any]) -> Path:
+    """Write a checkpoint as :func:`write_checkpoint` does, and then remove all others, also those of later steps.
+
+    Raises:
+        OSError: it cannot be written, or another one not removed; each is complete or gone.
+    """
+    final = write_checkpoint(folder, snapshot, facts, keep=1)
+    for _, path in _found(folder):
+        if path != final:
+            discard(path)
+    return final
+
+
+def foreign_entries(folder: Path) -> list[str]:
+    """Names in a folder that are neither checkpoints nor what is left of writing some."""
+    ours = (PARTIAL, REPLACED, OLD)
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [name for name in names if not name.startswith(ours) and not _NAME.fullmatch(name)]
 
 
 def checkpoint_at(folder: Path, step: int) -> Path:

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from cplmix_ray.checkpoints.checkpoint import foreign_entries
 from cplmix_ray.utils.durable import holds_more, make_folder, require_writable, unwritten, write_json
 from cplmix_ray.utils.errors import InputError
+from cplmix_ray.utils.home import expand_home
 
 
 class RunFolder:
@@ -15,7 +17,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, tensorboard: Path | None = None):
-        self.path = Path(path)
+        self.path = Path(expand_home(path))
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.json"
         self.result = self.path / "result.h5ad"
@@ -35,6 +37,28 @@ class RunFolder:
         if self.holds_run() and not resume:
             raise InputError(
                 f"{self.path} already contains a run; add --resume to continue it, or choose another --out."
+            )
+        require_writable(self.path)
+
+    def require_room_for_model(self, overwrite: bool) -> None:
+        """Check that the folder is writable and that a model saved in it replaces at most another saved model.
+
+        Raises:
+            InputError: otherwise.
+        """
+        if self.config.exists():
+            raise InputError(
+                f"{self.path} is the folder of a training run, whose other files would no longer fit the model; choose "
+                f"another path."
+            )
+        foreign = foreign_entries(self.checkpoints)
+        if foreign:
+            raise InputError(
+                f"{self.checkpoints} is no folder of a saved model, as it contains '{foreign[0]}'; choose another path."
+            )
+        if self.holds_run() and not overwrite:
+            raise InputError(
+                f"{self.path} already contains a model; give overwrite=True to replace it, or choose another path."
             )
         require_writable(self.path)
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cplmix_ray.config.section import Section
+from cplmix_ray.config.section import PathText, Section
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Simulation(Section):
         ge=10,
         description="Number of genes; default: all of --gene-names, or 5,032, as in Smart-seq data of mouse cortex.",
     )
-    tree: str | None = Field(
+    tree: PathText | None = Field(
         None,
         description=(
             "CSV file of a dendrogram of types with the columns label, parent and height, one row per leaf "
             "and node. A larger tree is reduced to --types. Default: a random tree."
         ),
     )
-    gene_names: str | None = Field(
+    gene_names: PathText | None = Field(
         None, description="Text file with one gene name per line; default: gene_0001 and so on."
     )
     subclasses: int | None = Field(

@@ -176,9 +176,9 @@ def require_writable(folder: Path) -> None:
         InputError: they cannot.
     """
     there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
     try:
+        while not there.exists() and there != there.parent:
+            there = there.parent
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:

@@ -1,8 +1,19 @@
-"""Exceptions that commands report to the user: one sentence with the cause and the remedy."""
+"""Exceptions and warnings that are reported to the user: one sentence with the cause and the remedy."""
+
+_LONGEST = 2000
+"""Largest number of characters of an error message; longer ones are shortened in the middle."""
 
 
 class InputError(Exception):
     """Invalid input; commands end with exit status 2."""
+
+
+class ArgumentTypeError(InputError, TypeError):
+    """An argument of the Python API has a wrong type, or there is no such argument."""
+
+
+class CplMixWarning(UserWarning):
+    """What a user of the Python API should know of the data or of a training; commands print it."""
 
 
 class TrainingError(Exception):
@@ -11,6 +22,21 @@ class TrainingError(Exception):
 
 class DiskError(TrainingError):
     """Results cannot be written: the disk is full or fails."""
+
+
+class RayStartError(TrainingError):
+    """Ray cannot be started on this machine; all units of a run can be trained in one process instead.
+
+    Args:
+        reason: the cause, without a period.
+    """
+
+    def __init__(self, reason: str):
+        self.reason = reason
+        super().__init__(f"Ray cannot be started on this machine ({reason}); --engine local does not need it.")
+
+    def __reduce__(self):
+        return type(self), (self.reason,)
 
 
 class ShortfallError(InputError):
@@ -54,3 +80,9 @@ class NonFiniteError(TrainingError):
 
     def __reduce__(self):  # the arguments differ from the message, so pickling needs to be told
         return type(self), (self.term, self.unit, self.step, self.kind)
+
+
+def in_one_line(sentence: str) -> str:
+    """The sentence in one line of limited length, without control characters, which names from files may contain."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(sentence.split()))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
