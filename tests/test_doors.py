@@ -16,7 +16,7 @@ import pytest
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.utils.errors import InputError
 
-TRAIN = "--engine ray --hidden 24 --bottleneck 8 --batch-size 64 --log-every 5 --evaluate-every 400"
+TRAIN = "--preset published --engine ray --hidden 24 --bottleneck 8 --batch-size 64 --log-every 5 --evaluate-every 400"
 
 
 @pytest.fixture
@@ -79,6 +79,10 @@ def _children(process: subprocess.Popen) -> list[str]:
     return lines
 
 
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+
+
 def _control_port(line: str) -> str:
     found = re.search(r"--gcs-address[= ](\S+:\d+)", line)
     return found[1] if found else ""
@@ -102,23 +106,27 @@ def test_a_run_of_its_own_listens_to_this_machine_alone_asks_for_the_token_and_l
         assert all(is_loopback(ip) for ip, _ in seen), seen
         assert not {8265, 10001} & {port for _, port in seen}
         assert control.startswith("127.0.0.1:")
-        secret_file = home / ".ray" / "auth_token"
-        assert secret_file.stat().st_mode & 0o077 == 0
+        (secret_file,) = home.glob("ray-*/auth_token")
+        assert secret_file.stat().st_mode & 0o077 == secret_file.parent.stat().st_mode & 0o077 == 0
         secret = secret_file.read_text().strip()
         assert len(secret) >= 32
         assert joins(control, home, secret)
         assert not joins(control, home, secrets.token_hex(32))
         assert process.poll() is None, process.communicate()[0]
+        logs = [path for path in files_in(home) if path.suffix in (".log", ".out", ".err")]
+        assert len(logs) > 5
+        assert [path for path in logs if secret.encode() in path.read_bytes()] == []
     finally:
         process.terminate()
         said, _ = process.communicate(timeout=60)
-    files = [path for path in home.rglob("*") if path.is_file() and not path.is_symlink() and path != secret_file]
+    assert [path.name for path in home.iterdir()] == ["run"]
+    files = files_in(home)
     names = {path.name for path in files}
     assert {"config.yaml", "manifest.json"} <= names and any(name.startswith("events.out") for name in names)
-    assert any(path.suffix in (".log", ".out", ".err") for path in files)
     assert secret not in said
     assert [path for path in files if secret.encode() in path.read_bytes()] == []
-    made = f"{len(seen)} addresses listened at; another process with another token; {len(files)} files searched"
+    searched = len(files) + len(logs)
+    made = f"{len(seen)} addresses listened at; another process with another token; {searched} files searched"
     fault_row("doors of a run's own Ray", made, 1, "127.0.0.1 alone, refused, the token in none of them")
 
 

@@ -23,8 +23,8 @@ PATIENCE = 4
 @contextlib.contextmanager
 def training(out: Path) -> Iterator[subprocess.Popen]:
     """A run on two actors of a Ray of its own, which would take for ever."""
-    line = f"--engine ray --device cpu --n-arms 2 --hidden 16 --max-steps 1000000 --checkpoint-every 50 --out {out} "
-    line += f"--evaluate-every 1000000 --collective-timeout {PATIENCE}"
+    line = "--preset published --engine ray --device cpu --n-arms 2 --hidden 16 --max-steps 1000000 "
+    line += f"--checkpoint-every 50 --out {out} --evaluate-every 1000000 --collective-timeout {PATIENCE}"
     process = subprocess.Popen(
         [sys.executable, "-m", "cplmix_ray.train", *line.split()],
         env={**os.environ, "RAY_ADDRESS": "local", "OMP_NUM_THREADS": "1"},

@@ -9,10 +9,11 @@ import torch
 
 from cplmix_ray.config import Placement, RunConfig
 from cplmix_ray.data.training_set import TrainingSet
-from cplmix_ray.distributed.plan import Plan, local_devices, make_plan
+from cplmix_ray.distributed.plan import Plan, local_devices, local_plan, make_plan
 from cplmix_ray.distributed.ray_init import cluster_devices, joins_cluster, ray_session
 from cplmix_ray.training.events import Event, RunEvent
 from cplmix_ray.training.loop import Start, training_loop
+from cplmix_ray.utils.errors import RayStartError
 from cplmix_ray.utils.threads import torch_threads
 
 
@@ -32,7 +33,8 @@ def engine_for(placement: Placement, n_units: int, unit: str = "arm") -> Iterato
         unit: name of a unit in messages.
 
     Raises:
-        InputError: more workers are requested than there are devices.
+        InputError: more workers are requested than there are devices, or there is no cluster at the address.
+        RayStartError: Ray cannot be started, and the engine is not 'auto'.
     """
     with contextlib.ExitStack() as stack:
         if placement.engine != "local" and joins_cluster(placement.ray_address):
@@ -41,8 +43,18 @@ def engine_for(placement: Placement, n_units: int, unit: str = "arm") -> Iterato
         else:
             plan = make_plan(placement, n_units, local_devices(), unit)
             if plan.engine != "local":
-                stack.enter_context(ray_session(placement.ray_address))
-        yield Engine(plan, functools.partial(_train, plan))
+                try:
+                    stack.enter_context(ray_session(placement.ray_address))
+                except RayStartError as error:
+                    if placement.engine != "auto":
+                        raise
+                    plan = local_plan(n_units, unit, plan.gpu, f"Ray cannot be started: {error.reason}")
+        yield engine_of(plan)
+
+
+def engine_of(plan: Plan) -> Engine:
+    """The engine for a plan; unless the plan is local, Ray must be connected."""
+    return Engine(plan, functools.partial(_train, plan))
 
 
 def _train(plan: Plan, config: RunConfig, data: TrainingSet, start: Start) -> Generator[RunEvent, None, None]:

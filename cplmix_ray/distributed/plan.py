@@ -74,13 +74,13 @@ def make_plan(placement: Placement, n_units: int, devices: Devices, unit: str = 
     device, count = ("GPU", devices.gpus) if gpu else ("CPU core", devices.cpus)
     has = f"{devices.where} has {count} {device}{'s' if count != 1 else ''}"
     if placement.engine == "local":
-        return _local_plan(n_units, unit, gpu, "requested by --engine local")
+        return local_plan(n_units, unit, gpu, "requested by --engine local")
     replicas = placement.replicas
     if placement.engine == "auto" and placement.arms_per_worker is None:
         if n_units == replicas == 1:
-            return _local_plan(n_units, unit, gpu, f"there is only one {unit}")
+            return local_plan(n_units, unit, gpu, f"there is only one {unit}")
         if count < 2:
-            return _local_plan(n_units, unit, gpu, f"{has}, on which actors would not run in parallel")
+            return local_plan(n_units, unit, gpu, f"{has}, on which actors would not run in parallel")
     per_worker = placement.arms_per_worker or -(-n_units // max(1, min(n_units, count // replicas)))
     groups = [tuple(range(first, min(first + per_worker, n_units))) for first in range(0, n_units, per_worker)]
     workers = tuple(units for units in groups for _ in range(replicas))
@@ -102,7 +102,12 @@ def make_plan(placement: Placement, n_units: int, devices: Devices, unit: str = 
     return Plan(engine, workers, gpu, reason, replicas, unit)
 
 
-def _local_plan(n_units: int, unit: str, gpu: bool, why: str) -> Plan:
+def local_plan(n_units: int, unit: str, gpu: bool, why: str) -> Plan:
+    """All units in this process.
+
+    Args:
+        why: the reason, in words.
+    """
     units = f"{n_units} {unit}s" if n_units > 1 else f"one {unit}"
     reason = f"Engine local: {units} packed in this process ({why})."
     return Plan("local", (tuple(range(n_units)),), gpu, reason, unit=unit)

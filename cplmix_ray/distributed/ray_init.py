@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cplmix_ray.config import Placement
+from cplmix_ray.distributed.cluster_address import cluster_address, reachable_address
+from cplmix_ray.distributed.local_instance import local_instance, object_store
 from cplmix_ray.distributed.plan import Devices, local_devices
-from cplmix_ray.utils.errors import InputError, TrainingError
+from cplmix_ray.utils.errors import InputError, RayStartError
 
 if "ray" not in sys.modules:
     # Ray reads these when it is imported, and passes them to the processes that it starts; if they are changed later,
@@ -21,8 +23,12 @@ if "ray" not in sys.modules:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-_STORE_BYTES = 2 << 30
-"""Largest size of the object store of a Ray started here; it contains only the data, which is stored once."""
+try:
+    Path.home()
+except RuntimeError:  # a user without an entry in the user database; Ray Train could not be imported
+    os.environ["HOME"] = "/nonexistent"
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 @contextlib.contextmanager
@@ -33,76 +39,56 @@ def ray_session(address: str | None) -> Iterator[None]:
 
     Raises:
         InputError: there is no cluster at the address.
-        TrainingError: the local instance did not start.
+        RayStartError: the local instance did not start.
     """
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
-    own = not address or address == "local"
+    cluster = cluster_address(address)
     terminated = signal.getsignal(signal.SIGTERM)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    with _loopback() if own else contextlib.nullcontext():
-        try:
-            if own:
-                # Without "local", a stale address file could name a cluster that does not exist any more.
-                ray.init(
-                    address="local",
-                    num_cpus=local_devices().cpus,
-                    object_store_memory=_store_bytes(),
-                    include_dashboard=False,
-                    **quiet,
-                )
-                _restrict_token()
-            else:
-                ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"Cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
-        except Exception as error:  # Ray raises a plain Exception if a node does not start in time
-            reason = " ".join(str(error).split())[:200]
-            raise TrainingError(
-                f"Ray did not start ({reason}); repeat the command when the machine is less busy, or use --engine "
-                f"local."
-            ) from None
+    with contextlib.ExitStack() as stack:
+        if cluster is None:
+            folder = stack.enter_context(local_instance())
+            stack.callback(ray.shutdown)
+            _start(folder)
+        else:
+            stack.callback(ray.shutdown)
+            _join(cluster)
         # Ray replaces the program's signal handler, which only the main thread can restore.
         if callable(terminated) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminated)
-        try:
-            yield
-        finally:
-            ray.shutdown()
-
-
-def _restrict_token() -> None:
-    """Make Ray's authentication token, which Ray creates readable for all users, readable for its owner only."""
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    with contextlib.suppress(OSError):  # it does not exist, or belongs to another user
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o600)
-
-
-@contextlib.contextmanager
-def _loopback() -> Iterator[None]:
-    """Make a Ray that is started in this context listen on 127.0.0.1 only.
-
-    Other machines then cannot connect, and Ray continues to work when a laptop changes networks. Ray does so by default
-    on Windows and macOS; on other systems the environment variable for these two is set.
-    """
-    from ray._private import ray_constants
-
-    switch = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-    before, known = os.environ.get(switch), getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
-    os.environ[switch] = "0"  # for the processes that Ray starts
-    ray_constants.ENABLE_RAY_CLUSTER = False  # for this one, since Ray reads the variable only once
-    try:
         yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = known
-        os.environ.pop(switch)
-        if before is not None:
-            os.environ[switch] = before
+
+
+def _start(folder: Path) -> None:
+    """Start a local instance with its files in ``folder``."""
+    import ray
+
+    try:
+        # Without "local", a stale address file could name a cluster that does not exist any more.
+        ray.init(
+            address="local",
+            num_cpus=local_devices().cpus,
+            include_dashboard=False,
+            _temp_dir=str(folder),
+            **object_store(folder),
+            **_QUIET,
+        )
+    except Exception as error:  # Ray raises a plain Exception if a node does not start in time
+        raise RayStartError(" ".join(str(error).split())[:200].rstrip(" .")) from None
+
+
+def _join(address: str) -> None:
+    """Connect to a cluster."""
+    import ray
+
+    found = reachable_address(address)
+    try:
+        ray.init(address=found, **_QUIET)
+    except Exception as error:
+        raise InputError(f"Cannot join Ray at {found} ({' '.join(str(error).split())[:400].rstrip(' .')}).") from None
 
 
 def cluster_devices(placement: Placement) -> Devices:
@@ -127,15 +113,4 @@ def joins_cluster(address: str | None) -> bool:
     """Whether a run uses an existing Ray, so that devices are counted on its cluster rather than on this machine."""
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return True
-    address = address or os.environ.get("RAY_ADDRESS")
-    return bool(address) and address != "local"
-
-
-def _store_bytes() -> int:
-    """Size of the object store, limited by the free shared memory."""
-    try:
-        status = os.statvfs("/dev/shm")
-        free = status.f_bavail * status.f_frsize
-    except (OSError, AttributeError):
-        return _STORE_BYTES
-    return max(100 << 20, min(_STORE_BYTES, int(free * 0.8)))
+    return cluster_address(address) is not None

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from cplmix_ray.evaluation.trained_model import TrainedModel
 from cplmix_ray.models.registry import family_of
 from cplmix_ray.models.resolve import resolve_settings
 from cplmix_ray.runs.callbacks import Progress, RunCallback
+from cplmix_ray.runs.history import History
 from cplmix_ray.training.events import Evaluated, Snapshot
 from cplmix_ray.training.loop import Start, require_even_shards
 
@@ -30,11 +31,13 @@ class RunResult:
         metrics: content of metrics.json.
         model: the trained model.
         outputs: outputs of the model for all cells.
+        history: values that were logged, from the step on at which the run was started or resumed.
     """
 
     metrics: dict[str, Any]
     model: TrainedModel
     outputs: Mapping[str, np.ndarray]
+    history: History = field(default_factory=History, repr=False)
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,32 @@ def run_training(
         TrainingError: training failed, or its last checkpoint could not be written; the newest checkpoint is kept.
     """
     family = family_of(config)
-    with engine_for(config.placement, len(family.units(config)), family.unit) as engine:
+    with (
+        engine_for(config.placement, len(family.units(config)), family.unit) as engine,
+        _ray_watched(engine, config, folder),
+    ):
         milestones = training_milestones(config, data, folder, progress, engine, checkpoint, announce)
         while True:
             try:
                 next(milestones)
             except StopIteration as end:
                 return end.value
+
+
+def _ray_watched(engine: Engine, config: RunConfig, folder: RunFolder) -> contextlib.AbstractContextManager[None]:
+    """Context in which the process ends with a sentence if the Ray that trains the run ends."""
+    if engine.plan.engine == "local":
+        return contextlib.nullcontext()
+    from cplmix_ray.distributed.ray_watch import end_process, ray_watched
+
+    def saved() -> str:
+        # By their names alone, as Ray ends the process a moment later.
+        steps = [int(path.name.removeprefix("step-")) for path in folder.checkpoints.glob("step-*")]
+        if not steps:
+            return f"there is no checkpoint yet: repeat the command with --resume --out {folder.path}"
+        return f"the checkpoint of step {max(steps)} is complete: continue with --resume --out {folder.path}"
+
+    return ray_watched(config.placement.collective_timeout, lambda ended: end_process(ended, saved))
 
 
 def training_milestones(
@@ -125,4 +147,4 @@ def training_milestones(
     }
     family.export(folder.path, model.model, data, config, metrics)
     folder.write_metrics(metrics)
-    return RunResult(metrics, model, outcome.outputs)
+    return RunResult(metrics, model, outcome.outputs, callback.writer.history)

@@ -101,19 +101,23 @@ def run_trials(
             ),
         )
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the table
-        with _time_limit(search.max_hours), warnings.catch_warnings():
+        with time_limit(search.max_hours, signal.SIGUSR1), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Consider boosting PBT")  # by reuse_actors, see above
             grid = tuner.fit()
         return [state_of(trial) for trial in grid._experiment_analysis.trials]
 
 
 @contextlib.contextmanager
-def _time_limit(hours: float | None) -> Iterator[None]:
-    """Interrupt the search after some hours so that it can be resumed; Ray Tune's own limit ends its trials."""
+def time_limit(hours: float | None, number: int) -> Iterator[None]:
+    """Interrupt the search after some hours so that it can be resumed; Ray Tune's own limit ends its trials.
+
+    Args:
+        number: of the signal that interrupts it.
+    """
     if hours is None:
         yield
         return
-    timer = threading.Timer(hours * 3600, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    timer = threading.Timer(hours * 3600, lambda: os.kill(os.getpid(), number))
     timer.daemon = True
     timer.start()
     try:

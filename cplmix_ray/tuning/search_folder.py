@@ -1,8 +1,5 @@
 """The folder of a search and the names in it that users script against."""
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from cplmix_ray.checkpoints.run_folder import RunFolder
@@ -50,29 +47,6 @@ class SearchFolder:
         number = 1 + max((int(path.name) for path in self.trials.glob("[0-9]*")), default=-1)
         (self.trials / f"{number:04d}").mkdir(parents=True)
         return f"{number:04d}"
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes of this machine from the search until this one leaves the context or ends.
-
-        Raises:
-            InputError: another process holds the lock.
-        """
-        if os.name != "posix":
-            yield
-            return
-        import fcntl
-
-        with open(self.path / ".lock", "wb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"Another process is at work on the search in {self.path}; wait for its end, or end it."
-                ) from None
-            except OSError:  # not every file system has locks
-                pass
-            yield
 
     def require_room(self, resume: bool) -> None:
         """Check before any work that the folder can be written to and that no other search is overwritten.

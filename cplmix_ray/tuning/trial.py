@@ -1,8 +1,9 @@
 """One trial of a search: a run for every seed, one after the other, as an actor of Ray Tune."""
 
 import contextlib
+import functools
 import statistics
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from ray.tune import PlacementGroupFactory
 
 from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.config import RunConfig
+from cplmix_ray.data.dataset import Dataset
 from cplmix_ray.distributed.engines import Engine
 from cplmix_ray.distributed.placement_group import ReservedDevices, worker_resources
 from cplmix_ray.distributed.plan import Plan
@@ -19,7 +21,7 @@ from cplmix_ray.distributed.restarts import train_with_restarts
 from cplmix_ray.metrics.registry import names_in
 from cplmix_ray.runs.resume import checkpoint_to_resume
 from cplmix_ray.runs.run import training_milestones
-from cplmix_ray.tuning.dataset_cache import DatasetCache, StoredData
+from cplmix_ray.tuning.dataset_cache import DatasetCache
 from cplmix_ray.tuning.exchanges import PopulationMember, read_exchanges
 from cplmix_ray.tuning.records import Report, append_record, read_failure, read_metrics
 from cplmix_ray.tuning.search_setup import SearchSetup
@@ -56,7 +58,8 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> Report:
         if self.reports is None:
-            self.reports = Trial(self.setup_of_search, self.trial_name, self.point, self.datasets).reports()
+            prepare = functools.partial(_prepare, self.datasets)
+            self.reports = Trial(self.setup_of_search, self.trial_name, self.point, prepare).reports()
         return next(self.reports)
 
     def cleanup(self) -> None:
@@ -77,12 +80,13 @@ class Trial:
     Attributes:
         name: unique in the search; the same when the trial starts again.
         point: dotted names of the searched settings -> values.
+        prepare: gives the data set of a run and the engine that trains it according to the plan.
     """
 
     setup: SearchSetup
     name: str
     point: dict[str, Any]
-    datasets: DatasetCache
+    prepare: Callable[[RunConfig, Plan], tuple[Dataset, Engine]]
 
     def reports(self) -> Generator[Report, None, None]:
         """Reports of the trial; the last report of a trial that would fail again in the same way says why.
@@ -141,8 +145,7 @@ class Trial:
     def _run(self, config: RunConfig, run: RunFolder, report_scores: bool) -> Iterator[Report]:
         """One run; where asked for, its scores on the validation cells are reported while it trains."""
         setup, pbt = self.setup, self.setup.spec.search.scheduler == "pbt"
-        data = self.datasets.get(config)
-        dataset = data.dataset()
+        dataset, engine = self.prepare(config, setup.plan_at(self.point))
         if pbt:
             exchanges, _ = read_exchanges(setup.folder, setup.spec)
             waiting = PopulationMember(setup.folder, self.name, run, exchanges).prepare(config, setup.n_steps)
@@ -151,7 +154,6 @@ class Trial:
         checkpoint = None
         if run.holds_run():
             checkpoint = checkpoint_to_resume(run, config, dataset, lambda line: None, restart_damaged=True)
-        engine = _engine(setup.plan_at(self.point), data)
         for at in training_milestones(config, dataset, run, NoProgress(), engine, checkpoint):
             due = setup.metric in at.scores and (at.saved is not None) == pbt
             if report_scores and at.step < setup.n_steps and due:
@@ -191,12 +193,16 @@ class NoProgress:
         """Show no step."""
 
 
-def _engine(plan: Plan, data: StoredData) -> Engine:
-    """The engine inside this trial's placement group, whose bundle 0 is that of the trial itself."""
+def _prepare(datasets: DatasetCache, config: RunConfig, plan: Plan) -> tuple[Dataset, Engine]:
+    """Data in the object store, and an engine inside this trial's placement group, whose bundle 0 is that of the trial
+    itself.
+    """
+    data = datasets.get(config)
     group = ray.util.get_current_placement_group()
     assert group is not None  # Ray Tune starts every trial in one
     reserved = ReservedDevices(group, first=1)
-    return Engine(plan, lambda config, _, start: train_with_restarts(plan, config, data.stored, start, reserved))
+    engine = Engine(plan, lambda config, _, start: train_with_restarts(plan, config, data.stored, start, reserved))
+    return data.dataset(), engine
 
 
 def trial_resources(plan: Plan) -> PlacementGroupFactory:
