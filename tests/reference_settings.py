@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-_TRAIN = (
-    "--engine local --threads 1 --max-steps 20 --log-every 1 --evaluate-every 10 --checkpoint-every 10 "
-    "--batch-size 64 --hidden 32 32 --out {out}/run"
+_FEW = (
+    "--threads 1 --max-steps 20 --log-every 1 --evaluate-every 10 --checkpoint-every 10 --batch-size 64 --hidden 32 32 "
+    "--out {out}"
 )
+_TRAIN = f"--preset published --engine local {_FEW}/run"
 _AUGMENT = "--threads 1 --max-steps 20 --log-every 1 --batch-size 64 --hidden 32 16 --out {out}/augmenter"
 _CELLS = "--data {data}/cells.h5ad --n-categories 5 --labels-key type"
 _STAGE = "--align-steps 8"
@@ -87,9 +88,7 @@ RAY: dict[str, list[str]] = {
     "ray_sparse_nb": [train(f"{_CELLS} --likelihood nb --engine ray")],
     "ray_overcluster": [train(f"{_STAGE} --overcluster 2 --coupling agreement --marginal 1 --engine ray")],
     "ray_train": [train("--engine ray_train")],
-    "search": [
-        with_defaults("tune {data}/search.yaml", _TRAIN.replace("--engine local ", "").replace("/run", "/search"))
-    ],
+    "search": [with_defaults("tune {data}/search.yaml", f"{_FEW}/search")],
 }
 """Settings that start Ray, in processes of their own."""
 

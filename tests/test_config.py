@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from refusals import naming
 
 from cplmix_ray.cli.train_command import parse_train
-from cplmix_ray.config import Training, load_config, save_config
+from cplmix_ray.config import Training, load_config, load_preset, save_config
 from cplmix_ray.config.files import dump_config, load_search, parse_config
 from cplmix_ray.config.section import Section
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
@@ -158,6 +158,11 @@ def test_a_wrong_setting_is_named_with_its_section_in_one_line(dotted, value):
     assert "http" not in str(caught.value)
 
 
+def test_a_setting_that_does_not_exist_is_called_so():
+    with pytest.raises(InputError, match=r"training\.max_step: there is no such setting"):
+        parse_config({"training": {"max_step": 60}})
+
+
 def test_all_wrong_settings_are_named_at_once():
     tree = {"model": {"n_arms": 0, "n_armz": 2}, "training": {"lr": -1}}
     with pytest.raises(InputError) as caught:
@@ -268,7 +273,7 @@ def test_a_resumed_run_has_its_own_settings_unless_the_line_says_otherwise(tmp_p
     line = ["--resume", "--out", str(tmp_path)]
     assert parse_train(line).settings == parse_config(OTHER)
     assert parse_train([*line, "--seed", "1"]).settings.seed == 1
-    assert parse_train(["--out", str(tmp_path)]).settings == CplMixVAEConfig()
+    assert parse_train(["--out", str(tmp_path)]).settings == load_preset("mnist")
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_stages_that_cannot_be_are_one_sentence(line, words):
     from cplmix_ray.cli.train_command import parse_train
 
     with pytest.raises(InputError) as caught:
-        parse_train(line)
+        parse_train(["--preset", "published", *line])
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cplmix_ray.cli.tune_command import parse_tune
+from cplmix_ray.cli.tune_command import _print_result, parse_tune
 from cplmix_ray.config.files import load_config, load_search, save_search
 from cplmix_ray.config.search import Dimension, Search, SearchConfig, default_search
 from cplmix_ray.config.section import Section
 from cplmix_ray.data.io.read import read_source
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
+from cplmix_ray.tuning.search import SearchResult
 from cplmix_ray.tuning.search_folder import SearchFolder
 from cplmix_ray.tuning.search_setup import check_search
 from cplmix_ray.tuning.space import check_space, config_at, possible_runs
-from cplmix_ray.utils.errors import InputError
+from cplmix_ray.utils.errors import InputError, TrainingError
 
 TUNE_CONFIGS = Path(__file__).parents[1] / "tune_configs"
 
@@ -303,18 +304,6 @@ def test_a_search_or_a_run_is_not_overwritten(tmp_path):
         SearchFolder(tmp_path / "run").require_room(resume=False)
 
 
-def test_two_processes_do_not_work_on_one_search(tmp_path):
-    folder = SearchFolder(tmp_path)
-    with (
-        folder.locked(),
-        pytest.raises(InputError, match="Another process is at work on the search in"),
-        folder.locked(),
-    ):
-        pass
-    with folder.locked():  # free again
-        pass
-
-
 def test_the_table_is_whole_after_every_change(tmp_path):
     from cplmix_ray.tuning.export import best_trial
     from cplmix_ray.tuning.records import TrialState
@@ -340,3 +329,9 @@ def test_the_table_is_whole_after_every_change(tmp_path):
     assert best_trial([done, better], "max") is done
     assert best_trial([done, better], "min") is better
     assert best_trial([stopped, failed], "max") is None
+
+
+def test_time_over_before_the_first_trial_ends_is_the_error_and_names_the_remedy(tmp_path):
+    spec = spec_of(SPACE, {"trials": 3, "max_hours": 0.5})
+    with pytest.raises(TrainingError, match=r"0\.5 hours.*--resume.*--max-hours"):
+        _print_result(SearchResult([], None, None, "agreement"), spec, tmp_path, 1800)

@@ -5,9 +5,10 @@ from typing import Generic, TypeVar
 
 import tyro
 
+from cplmix_ray.cli.output_paths import output_folder
 from cplmix_ray.cli.parser import Flag
 from cplmix_ray.cli.run_options import base_settings, parse_with_settings
-from cplmix_ray.cli.train_and_report import output_folder, train_model
+from cplmix_ray.cli.train_and_report import train_model
 from cplmix_ray.config import RunConfig
 
 Settings = TypeVar("Settings", bound=RunConfig)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from cplmix_ray.cli.progress import duration
 from cplmix_ray.metrics.registry import names_in
+from cplmix_ray.utils.progress import duration
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from cplmix_ray.cli.parser import loading, parse_line
-from cplmix_ray.cli.progress import score_line, shown_check
+from cplmix_ray.cli.score_line import score_line
 from cplmix_ray.config import load_config
 from cplmix_ray.utils.errors import InputError
+from cplmix_ray.utils.output_lock import lock_file
+from cplmix_ray.utils.progress import shown_check
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Evaluate:
     data: str | None = None
     """Cells or images to evaluate on; default: those of the run."""
     layer: str | None = None
-    """Layer of the .h5ad to read instead of X."""
+    """Layer of the .h5ad to read, 'raw' or 'X'; default: the one used in training."""
     backed: Literal["auto", "yes", "no"] = "auto"
     """Keep the matrix of an .h5ad on disk, as for train."""
     labels_key: str | None = None
@@ -39,22 +41,27 @@ class Evaluate:
 def evaluate(args: list[str]) -> None:
     """Infer, evaluate the consensus and every arm, write the scores, and print their path."""
     command = parse_line(Evaluate, args, "evaluate")
+    out = Path(command.out) if command.out else Path(command.run) / "evaluation.json"
+    with lock_file(out):
+        _evaluate(command, out)
+
+
+def _evaluate(command: Evaluate, out: Path) -> None:
     with loading():
+        from cplmix_ray.data.io.csv_cells import is_table
         from cplmix_ray.data.io.read import read_source
         from cplmix_ray.evaluation.trained_model import TrainedModel
-        from cplmix_ray.utils.durable import require_writable, write_json
+        from cplmix_ray.utils.durable import write_json
 
     model = TrainedModel.load(command.run)
     given = load_config(command.config).input if command.config else model.config.input
     own = command.data is None
-    layer = command.layer if command.layer is not None or not own else given.layer
     labels_key = command.labels_key if command.labels_key is not None or not own else given.labels_key
     subset = command.subset if command.subset is not None or not own else given.subset
-    out = Path(command.out) if command.out else Path(command.run) / "evaluation.json"
-    require_writable(out.parent)
     metadata = command.metadata if command.metadata is not None or not own else given.metadata
     state_key = command.state_key or (given.state_key if own else ())
     name, seed = given.data if own else str(command.data), model.config.seed
+    layer = command.layer if command.layer is not None or is_table(name) else given.layer
     source = read_source(name, layer, labels_key, subset, seed, metadata, state_key, command.backed, shown_check())
     if source.n_cells == 0:
         raise InputError(f"{source.name} contains no cells.")
@@ -62,7 +69,7 @@ def evaluate(args: list[str]) -> None:
     consensus, units = family.scores(model.infer(model.prepare(source)), source, model.config)
     n_features = sum(len(preparation.var_names) for preparation in model.preparations.values())
     print(f"{source.name}: {source.n_cells} cells, {n_features} genes, step {model.step}.")
-    for note in source.notes:
+    for note in (*source.notes, *model.notes(source)):
         print(note)
     kind = family.unit[0].upper() + family.unit[1:]
     rows = [("Consensus", consensus), *((f"{kind} {unit}", scores) for unit, scores in enumerate(units))]

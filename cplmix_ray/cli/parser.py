@@ -2,11 +2,14 @@
 
 import argparse
 import contextlib
+import difflib
 import gc
 import io
 import os
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
@@ -119,13 +122,18 @@ def peek(args: list[str], *names: str) -> dict[str, str | None]:
     return vars(parser.parse_known_args(args)[0])
 
 
+def as_typed(command: str) -> str:
+    """How the user starts a command: with the installed program or as a module."""
+    return f"cplmix {command}" if Path(sys.argv[0]).stem == "cplmix" else f"python -m cplmix_ray.{command}"
+
+
 def parse_line(command: type[Command], args: list[str], prog: str, default: Command | None = None) -> Command:
     """Parse all arguments.
 
     Raises:
         InputError: an option is unknown, or a value is invalid.
     """
-    prog, said = f"python -m cplmix_ray.{prog}", io.StringIO()
+    prog, said = as_typed(prog), io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             parsed = tyro.cli(
@@ -147,7 +155,24 @@ def _in_one_line(box: str) -> str:
         if line.startswith("─"):
             break
         finding.append(line)
-    return re.sub(r"\s*\[type=.*?\]", "", " ".join(finding)).strip(" .")
+    heading = r"^Error parsing [\w.]+: \d+ validation errors? for \w+ (Value error, )?"
+    message = re.sub(rf"\s*\[type=.*?\]|{heading}", "", " ".join(finding)).strip(" .")
+    message = re.sub(r"invalid literal for int\(\) with base 10: ('.*')", r"\1 is not a whole number", message)
+    message = re.sub(r"could not convert string to float: ('.*')", r"\1 is not a number", message)
+    if unknown := re.search(r"^Unrecognized options:\s+([^,\n]+)", "\n".join(lines), re.MULTILINE):
+        return _unknown_option(unknown[1], re.findall(r"^--[\w.-]+", "\n".join(lines), re.MULTILINE))
+    return message
+
+
+def _unknown_option(word: str, similar: list[str]) -> str:
+    """What is wrong with a word of the command line that is no option and no value of one."""
+    if not word.startswith("-"):
+        return (
+            f"'{word}' follows no option; write the name of an option before it, as in --out my_run, and quotes around "
+            "a path with spaces"
+        )
+    close = difflib.get_close_matches(word, set(similar) - {word}, 1)
+    return f"There is no option {word}{f' (did you mean {close[0]}?)' if close else ''}"
 
 
 @contextlib.contextmanager

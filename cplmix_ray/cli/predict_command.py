@@ -1,12 +1,16 @@
 """`python -m cplmix_ray.predict`."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cplmix_ray.cli.output_paths import output_h5ad
 from cplmix_ray.cli.parser import loading, parse_line
-from cplmix_ray.cli.progress import score_line, shown_check
+from cplmix_ray.cli.score_line import score_line
 from cplmix_ray.utils.errors import InputError
+from cplmix_ray.utils.output_lock import lock_file
+from cplmix_ray.utils.progress import shown_check
 
 
 @dataclass(frozen=True)
@@ -16,11 +20,11 @@ class Predict:
     run: str
     """Folder of the run, as given to train with --out."""
     data: str
-    """Cells (.h5ad or .csv), images (.npz), 'digits' or 'dsprites' to annotate; this file is not changed."""
+    """Cells or images to annotate, in any format that train reads; this file is not changed."""
     out: str
     """.h5ad file to write: the cells with the results added."""
     layer: str | None = None
-    """Layer of the .h5ad to read instead of X; default: the one used in training."""
+    """Layer of the .h5ad to read, 'raw' or 'X'; default: the one used in training."""
     backed: Literal["auto", "yes", "no"] = "auto"
     """Keep the matrix of an .h5ad on disk, as for train; the output file then does not contain it."""
     metadata: str | None = None
@@ -34,23 +38,26 @@ class Predict:
 def predict(args: list[str]) -> None:
     """Infer, add the results, write the file, and print its path."""
     command = parse_line(Predict, args, "predict")
+    out = output_h5ad(command.out)
+    if os.path.exists(out) and os.path.exists(command.data) and out.samefile(command.data):
+        raise InputError(f"--out {out} is also the input file, which must not be overwritten; give another path.")
+    with lock_file(out):
+        _predict(command, out)
+
+
+def _predict(command: Predict, out: Path) -> None:
     with loading():
         from cplmix_ray.data.io.csv_cells import is_table
         from cplmix_ray.data.io.read import read_source
         from cplmix_ray.data.io.write_h5ad import write_cells
         from cplmix_ray.evaluation.trained_model import TrainedModel
         from cplmix_ray.runs.results import annotate
-        from cplmix_ray.utils.durable import require_writable
 
-    out = Path(command.out)
-    if out.exists() and Path(command.data).exists() and out.samefile(command.data):
-        raise InputError(f"--out {out} is also the input file, which must not be overwritten; give another path.")
-    require_writable(out.parent)
     model = TrainedModel.load(command.run)
     layer = command.layer if command.layer is not None or is_table(command.data) else model.config.input.layer
     subset, seed, backed = command.subset, model.config.seed, command.backed
     source = read_source(command.data, layer, None, subset, seed, command.metadata, (), backed, shown_check())
-    for note in source.notes:
+    for note in (*source.notes, *model.notes(source)):
         print(note)
     family = model.family
     wanted = [name for name, output in family.outputs.items() if output.predicted]

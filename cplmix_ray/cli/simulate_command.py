@@ -1,11 +1,12 @@
 """`python -m cplmix_ray.simulate`."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from cplmix_ray.cli.output_paths import output_h5ad
 from cplmix_ray.cli.parser import loading, parse_line
-from cplmix_ray.cli.progress import Display
 from cplmix_ray.simulation.settings import Simulation
+from cplmix_ray.utils.output_lock import lock_file
+from cplmix_ray.utils.progress import Display
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,19 @@ class Simulate:
 def simulate(args: list[str]) -> None:
     """Simulate, write the file, and print its path."""
     command = parse_line(Simulate, args, "simulate")
-    settings, out = command.settings, Path(command.out)
+    settings, out = command.settings, output_h5ad(command.out)
     with loading():
         from cplmix_ray.data.io.write_h5ad import write_cells
         from cplmix_ray.simulation import simulate as simulator
-        from cplmix_ray.utils.durable import require_writable
 
-    require_writable(out.parent)
-    display = Display(unit="cell")
-    display.begin(0, settings.cells)
-    try:
-        adata = simulator.simulate(settings, lambda cells: display.advance(cells, {}))
-    finally:
-        display.end()
-    write_cells(out, adata, compression="gzip", compression_opts=1)
+    with lock_file(out):
+        display = Display(unit="cell")
+        display.begin(0, settings.cells)
+        try:
+            adata = simulator.simulate(settings, lambda cells: display.advance(cells, {}))
+        finally:
+            display.end()
+        write_cells(out, adata, compression="gzip", compression_opts=1)
     cells_t = adata.obs["cell_type"].value_counts()
     share = adata.X.nnz / (adata.n_obs * adata.n_vars)
     print(

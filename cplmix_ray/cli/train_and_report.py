@@ -1,24 +1,36 @@
 """Steps shared by the commands that train a model: read and prepare the data, train, write and print the results."""
 
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from cplmix_ray.cli.parser import loading
-from cplmix_ray.cli.progress import Display, score_line, shown_check
+from cplmix_ray.cli.score_line import score_line
 from cplmix_ray.config import RunConfig
-from cplmix_ray.utils.errors import InputError
+from cplmix_ray.utils.output_lock import lock_folder
+from cplmix_ray.utils.progress import Display, shown_check
 
 _RESULTS = ("result.h5ad", "augmenter.safetensors", "manifest.json", "metrics.json", "checkpoints", "tensorboard")
 """Files and folders of a run folder that the last line of a command lists."""
 
 
-def train_model(config: RunConfig, out: str | Path, resume: bool) -> None:
+def train_model(config: RunConfig, out: str | Path, resume: bool, notes: Sequence[str] = ()) -> None:
     """Train, write the run folder, and print scores and the folder.
 
+    Args:
+        notes: lines to print first.
+
     Raises:
+        InputError: another process uses the folder.
         InputError, TrainingError: see :func:`cplmix_ray.runs.run.run_training`.
     """
     display = Display()
+    for note in notes:
+        display.say(note)
+    with lock_folder(Path(out), display.say):
+        _train_in_locked_folder(config, out, resume, display)
+
+
+def _train_in_locked_folder(config: RunConfig, out: str | Path, resume: bool, display: Display) -> None:
     # Slow imports are delayed, so that --help and invalid options are answered at once.
     with loading():
         from cplmix_ray.checkpoints.run_folder import RunFolder
@@ -40,8 +52,11 @@ def train_model(config: RunConfig, out: str | Path, resume: bool) -> None:
 
     def announce(plan: Plan, first: int, last: int) -> None:
         training, words = data.training, family.summary(config)
+        rows, columns = ("cells", "genes") if source.image_shape is None else ("images", "pixels")
+        n_rows, n_columns, n_read = *training.matrix.shape, source.matrix.shape[1]
+        chosen = f" (of {n_read})" if n_columns < n_read else ""
         display.say(
-            f"{source.name}: {training.matrix.shape[0]} x {training.matrix.shape[1]}, {len(training.train_idx)} train, "
+            f"{source.name}: {n_rows} {rows} x {n_columns} {columns}{chosen}, {len(training.train_idx)} train, "
             f"{len(training.val_idx)} validate; {f'{words}, ' if words else ''}seed {config.seed}."
         )
         display.say(plan.reason)
@@ -65,14 +80,3 @@ def train_model(config: RunConfig, out: str | Path, resume: bool) -> None:
     written = [folder.path / name for name in _RESULTS if (folder.path / name).exists()]
     names = [f"{path.name}/" if path.is_dir() else path.name for path in written]
     display.say(f"Results are in {folder.path}: {', '.join(names)}.")
-
-
-def output_folder(out: str | None, resume: bool, data: str, prefix: str = "") -> Path:
-    """The folder given with --out, or a new one named for the data and the time.
-
-    Raises:
-        InputError: a run is to be resumed and its folder is not given.
-    """
-    if resume and out is None:
-        raise InputError("--resume requires the folder of the run; give it with --out.")
-    return Path(out) if out else Path("runs") / f"{prefix}{Path(data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"

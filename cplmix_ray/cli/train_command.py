@@ -5,9 +5,10 @@ from typing import Generic, TypeVar
 
 import tyro
 
-from cplmix_ray.cli.parser import Flag
-from cplmix_ray.cli.run_options import base_settings, parse_with_settings
-from cplmix_ray.cli.train_and_report import output_folder, train_model
+from cplmix_ray.cli.output_paths import output_folder
+from cplmix_ray.cli.parser import Flag, peek
+from cplmix_ray.cli.run_options import base_settings, chosen_preset, parse_with_settings, preset_note
+from cplmix_ray.cli.train_and_report import train_model
 from cplmix_ray.config import RunConfig
 
 Settings = TypeVar("Settings", bound=RunConfig)
@@ -18,12 +19,16 @@ class Train(Generic[Settings]):
     """Find cell types and states without labels: train coupled autoencoders that agree on the category of each cell.
 
     Without options, two arms are trained on the handwritten digits included in scikit-learn. For cells:
-    python -m cplmix_ray.train --preset cells --data cells.h5ad --n-categories 20 --out my_run
+    python -m cplmix_ray.train --data cells.h5ad --n-categories 20 --out my_run
+
+    Few runs need other options than these, --layer (raw counts that are not in X), --labels-key (known types, for
+    scores) and --resume. The defaults shown are those for the digits; give --data too to see those for your data.
     """
 
     settings: tyro.conf.FlagConversionOff[Settings]
     preset: str | None = None
-    """Preset to start from: cells, dsprites, mnist or mnist_printed; the files are in cplmix_ray/presets."""
+    """Preset to start from: cells, dsprites, mnist, mnist_printed or published (the published objective); default: the
+    one that suits the data. The files are in cplmix_ray/presets."""
     config: str | None = None
     """YAML file of settings, instead of a preset; command-line options override it."""
     out: str | None = None
@@ -33,7 +38,8 @@ class Train(Generic[Settings]):
 
 
 def parse_train(args: list[str]) -> Train[RunConfig]:
-    """Settings of a run: options override those of the preset, YAML file or resumed run, which override the defaults.
+    """Settings of a run: options override those of the preset, YAML file or resumed run. Without any of these, the
+    preset is the one that suits the data.
 
     Raises:
         InputError: an option or the file is invalid, or both a preset and a file are given.
@@ -45,4 +51,11 @@ def train(args: list[str]) -> None:
     """Train, write the run folder, and print its path."""
     command = parse_train(args)
     config = command.settings
-    train_model(config, output_folder(command.out, command.resume, config.input.data), command.resume)
+    chosen = chosen_preset(args)
+    notes = [] if chosen is None else [preset_note(chosen)]
+    if chosen == "cells" and not any(peek(args, "n-categories", "n_categories", "model.n-categories").values()):
+        notes.append(
+            f"--n-categories is not given: {config.model_dump()['model']['n_categories']} categories; give the number "
+            "of types that you expect."
+        )
+    train_model(config, output_folder(command.out, command.resume, config.input.data), command.resume, notes)

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import tyro
 
+from cplmix_ray.cli.output_paths import output_folder
 from cplmix_ray.cli.parser import Flag, loading, peek
-from cplmix_ray.cli.run_options import parse_with_settings
-from cplmix_ray.cli.train_and_report import output_folder
+from cplmix_ray.cli.run_options import chosen_preset, parse_with_settings, preset_note
 from cplmix_ray.cli.tune_reporter import TuneReporter, format_score
 from cplmix_ray.config import RunConfig
 from cplmix_ray.config.files import load_search, parse_search
+from cplmix_ray.config.presets import DEFAULT_PRESET
 from cplmix_ray.config.search import Search, SearchConfig, default_search
 from cplmix_ray.utils.errors import InputError, TrainingError
+from cplmix_ray.utils.output_lock import lock_folder
 
 if TYPE_CHECKING:
     from cplmix_ray.tuning.search import SearchResult
@@ -51,13 +53,15 @@ def parse_tune(args: list[str]) -> tuple[Tune[RunConfig], SearchConfig]:
         InputError: the line or the file cannot be used, or an option sets what the file searches.
     """
     early, file = peek(args, "out", "resume"), _positional(args)
-    resume, base = early["resume"] is not None, default_search()
+    resume = early["resume"] is not None
     if resume:
         if not early["out"]:
             raise InputError("--resume requires the folder of the search; give it with --out.")
         base = load_search(Path(early["out"]) / "search.yaml")
     elif file is not None:
         base = load_search(file)
+    else:
+        base = default_search(chosen_preset(args) or DEFAULT_PRESET)
     command = parse_with_settings(Tune, args, "tune", Tune(base.run, search=base.search))
     spec = parse_search({"run": command.run, "space": base.space, "search": command.search}, "The search")
     for name in base.space:
@@ -94,19 +98,29 @@ def _positional(args: list[str]) -> str | None:
 def tune(args: list[str]) -> None:
     """Run a search, export the best run, and print where everything is."""
     command, spec = parse_tune(args)
+    out = output_folder(command.out, command.resume, spec.run.input.data, "tune-")
+    if not command.resume and command.config is None:
+        print(preset_note(chosen_preset(args) or DEFAULT_PRESET))
+    with lock_folder(out):
+        _tune_in_locked_folder(spec, out, command.resume)
+
+
+def _tune_in_locked_folder(spec: SearchConfig, out: Path, resume: bool) -> None:
     # Slow imports are delayed, so that --help and invalid options are answered at once.
     with loading():
-        from cplmix_ray.cli.progress import shown_check
         from cplmix_ray.data.io.read import read_input, settle_disk
         from cplmix_ray.tuning.search import run_search
         from cplmix_ray.tuning.search_folder import SearchFolder
         from cplmix_ray.tuning.space import check_space
+        from cplmix_ray.utils.progress import shown_check
 
-    folder = SearchFolder(output_folder(command.out, command.resume, spec.run.input.data, "tune-"))
-    folder.require_room(command.resume)
+    folder = SearchFolder(out)
+    folder.require_room(resume)
     check_space(spec)
     spec = spec.model_copy(update={"run": settle_disk(spec.run)})
     source = read_input(spec.run, shown_check())
+    for note in source.notes:
+        print(note)
     reporters: list[TuneReporter] = []
 
     def announce(setup: "SearchSetup") -> None:
@@ -152,6 +166,11 @@ def _print_result(result: "SearchResult", spec: SearchConfig, out: Path, seconds
     if len(ended) < spec.n_trials():
         if spec.search.max_hours is None or seconds < 3600 * spec.search.max_hours:
             raise TrainingError(f"The search was interrupted; continue it with --resume --out {out}.")
+        if not ended:
+            raise TrainingError(
+                f"The {spec.search.max_hours:g} hours were over before a trial was completed; continue with --resume "
+                f"--out {out} and a larger --max-hours."
+            )
         print(
             f"The {spec.search.max_hours:g} hours are over; --resume --out {out} continues for the same time again "
             f"(change it with --max-hours)."

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from cplmix_ray.cli.progress import duration
+from cplmix_ray.utils.progress import duration
 
 if TYPE_CHECKING:
     from cplmix_ray.tuning.records import TrialState

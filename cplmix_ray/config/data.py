@@ -1,23 +1,24 @@
 """Settings of the data set and its preparation."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cplmix_ray.config.section import Section
+from cplmix_ray.config.section import PathText, Section
 
 
 class Input(Section):
     """The data set and its preparation."""
 
-    data: str = Field(
+    data: PathText = Field(
         "digits",
         description=(
-            "File of cells (.h5ad or .csv) or of images (.npz), or 'digits' (included in scikit-learn), or "
-            "'dsprites' (generated). Several .csv files with the same genes can be joined with commas."
+            "File of cells (.h5ad, .zarr, 10x .h5, folder with matrix.mtx, .loom, .h5mu or .csv) or of images "
+            "(.npz), or 'digits' (included in scikit-learn), or 'dsprites' (generated). Several .csv files with the "
+            "same genes can be joined with commas."
         ),
     )
-    metadata: str | None = Field(
+    metadata: PathText | None = Field(
         None,
         description=(
             "CSV file with one row per cell, matched by the cell name in the column sample_name (or in the "
@@ -34,12 +35,15 @@ class Input(Section):
             "auto: do so if it would take more than a quarter of the free memory."
         ),
     )
-    layer: str | None = Field(None, description="Layer of the .h5ad to read instead of X.")
+    layer: str | None = Field(
+        None,
+        description="Layer of the .h5ad to read instead of X; raw: adata.raw, which may have more genes.",
+    )
     labels_key: str | None = Field(None, description="Column of obs with known types; used for scores only.")
     state_key: tuple[str, ...] = Field(
         (), strict=False, description="Columns of obs with a known continuous state; used for scores only."
     )
-    genes: str | None = Field(
+    genes: PathText | None = Field(
         None,
         description=(
             "Text file with one gene name per line; only these genes are used. Library sizes are computed "
@@ -50,13 +54,18 @@ class Input(Section):
         "auto",
         description=(
             "log1p: scale each cell to --target-sum counts, then log(1 + x). none: no normalisation. auto: "
-            "log1p if X contains raw counts, or values too large to be logarithms, and the likelihood is "
-            "gaussian; the choice is reported."
+            "log1p for raw counts and for other expression that is no logarithm (CPM, TPM, proportions), none for "
+            "log-expression, scaled values and residuals; what was found and done is printed."
         ),
     )
     target_sum: float = Field(1e4, gt=0, le=1e12, description="Library size to which cells are scaled.")
-    hvg: int | None = Field(
-        None, ge=2, description="Keep this many highly variable genes (requires scanpy); default: all genes."
+    hvg: Annotated[int, Field(ge=2)] | Literal["auto", "all"] | None = Field(
+        None,
+        description=(
+            "Keep this many highly variable genes. all: all genes. Default: the genes marked in the "
+            "column highly_variable of var if there is one, else all; auto: else the 2,000 most variable. --genes "
+            "comes before such a column."
+        ),
     )
     val_fraction: float = Field(
         0.1,

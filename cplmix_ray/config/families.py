@@ -1,5 +1,6 @@
 """The configuration class of each model family."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
@@ -72,10 +73,14 @@ def validate_run(tree: Any) -> RunConfig:
 
 def describe(error: ValidationError) -> str:
     """The errors that Pydantic found, in one line with the dotted names of the settings."""
-    return ", ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'settings'}: {item['msg'][0].lower()}{item['msg'][1:]}"
-        for item in error.errors(include_url=False)
-    )
+    return ", ".join(_describe_one(item) for item in error.errors(include_url=False))
+
+
+def _describe_one(item: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    return f"{name or 'settings'}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
 def _validate(tree: Any) -> RunConfig:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cplmix_ray.config.families import describe, validate_run
+from cplmix_ray.config.presets import load_preset
 from cplmix_ray.config.run import RunConfig
 from cplmix_ray.config.search import SearchConfig
 from cplmix_ray.config.section import Section
@@ -15,17 +16,30 @@ from cplmix_ray.utils.errors import InputError
 
 
 def parse_config(tree: Any, source: str = "configuration") -> RunConfig:
-    """Validate a nested mapping.
+    """Validate a nested mapping. If it names a ``preset``, its other settings override those of the preset.
 
     Raises:
         InputError: a name is unknown or a value is out of bounds.
     """
     try:
-        return validate_run({} if tree is None else tree)
+        return validate_run({} if tree is None else _over_preset(tree, source))
     except ValidationError as error:
         raise InputError(f"{source}: {describe(error)}; see --help for the settings.") from None
     except ValueError as error:
         raise InputError(f"{source}: {error}.") from None
+
+
+def _over_preset(tree: Any, source: str) -> Any:
+    if not isinstance(tree, dict) or "preset" not in tree:
+        return tree
+    if not isinstance(tree["preset"], str):
+        raise InputError(f"{source}: preset: should be the name of a preset.")
+    merged = load_preset(tree["preset"]).model_dump()
+    for name, value in tree.items():
+        if name != "preset":
+            both = isinstance(merged.get(name), dict) and isinstance(value, dict)
+            merged[name] = {**merged[name], **value} if both else value
+    return merged
 
 
 def load_config(path: str | Path, family: str | None = None) -> RunConfig:

@@ -2,11 +2,15 @@
 
 from importlib import resources
 
-from cplmix_ray.config.files import load_config
+from cplmix_ray.config.families import validate_run
 from cplmix_ray.config.run import RunConfig
+from cplmix_ray.config.yaml_file import read_yaml
 from cplmix_ray.utils.errors import InputError
 
 _FOLDER = resources.files("cplmix_ray") / "presets"
+
+DEFAULT_PRESET = "mnist"
+"""Preset of the default data set, the digits of scikit-learn. That of other data is chosen by their format."""
 
 
 def preset_names() -> list[str]:
@@ -23,4 +27,4 @@ def load_preset(name: str) -> RunConfig:
     if name not in preset_names():
         raise InputError(f"There is no preset '{name}'; choose one of {', '.join(preset_names())}.")
     with resources.as_file(_FOLDER / f"{name}.yaml") as path:
-        return load_config(path)
+        return validate_run(read_yaml(path, "preset") or {})

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from cplmix_ray.config.families import AnyRunConfig, default_settings
+from cplmix_ray.config.presets import DEFAULT_PRESET, load_preset
 from cplmix_ray.config.section import Section
 from cplmix_ray.metrics.registry import searchable_names
 
@@ -170,11 +171,16 @@ class SearchConfig(Section):
         return self.n_draws * math.prod(len(d.grid) for d in self.space.values() if d.grid is not None)
 
 
-def default_search() -> SearchConfig:
-    """The search that runs without a file: the digits of scikit-learn, which takes minutes on two cores."""
+def default_search(preset: str = DEFAULT_PRESET) -> SearchConfig:
+    """The search that runs without a file. On the digits of scikit-learn, it takes minutes on two cores.
+
+    Args:
+        preset: name of the preset that suits the data.
+    """
+    run = load_preset(preset)
     return SearchConfig.model_validate(
         {
-            "run": {"input": {"data": "digits"}, "training": {"max_steps": 1000}},
+            "run": run.with_settings(training={"max_steps": min(1000, run.training.max_steps or 1000)}),
             "space": {
                 "model.n_arms": {"grid": [1, 2]},
                 "objective.lam": {"loguniform": [0.1, 10]},

@@ -3,13 +3,19 @@
 import os
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from cplmix_ray.utils.home import expand_home
 
 _LARGEST = 2**32 - 1
 """Largest integer that a setting may have."""
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 """Number of units of a layer, bounded so that absurd sizes are refused before memory is allocated for them."""
+
+
+PathText = Annotated[str, BeforeValidator(expand_home)]
+"""Path of a file or folder, or several with commas between them; home folders are expanded."""
 
 
 class Section(BaseModel):

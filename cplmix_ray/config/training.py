@@ -15,7 +15,7 @@ class Training(Section):
         ge=1,
         description=(
             "Number of training steps. If --epochs is given too, training ends at whichever comes first; "
-            "default: 2,000 if neither is given."
+            "default: 2000 if neither is given."
         ),
     )
     epochs: int | None = Field(None, ge=1, description="Number of passes over the training cells.")

@@ -2,12 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cplmix_ray.config.families import register_config
 from cplmix_ray.config.names import AugmentationName, CouplingName, LikelihoodName
 from cplmix_ray.config.run import RunConfig
-from cplmix_ray.config.section import Section, Width
+from cplmix_ray.config.section import PathText, Section, Width
 from cplmix_ray.config.training import Training
 
 
@@ -104,7 +104,7 @@ class Copies(Section):
             "genes to zero. learned: use the augmenter given by --augmenter."
         ),
     )
-    augmenter: str | None = Field(
+    augmenter: PathText | None = Field(
         None, description="Folder written by python -m cplmix_ray.augment, for the augmentation 'learned'."
     )
     n_neighbours: int = Field(10, ge=1, description="neighbours: the copy is drawn from this many nearest cells.")
@@ -187,8 +187,13 @@ class Objective(Section):
 class Alignment(Section):
     """First stage, in which only the encoders are trained, to agree on the categories; nothing is reconstructed."""
 
-    align_steps: int = Field(
-        0, ge=0, description="Number of steps of the first stage, included in --max-steps; 0: no first stage."
+    align_steps: int | float = Field(
+        0,
+        ge=0,
+        description=(
+            "Number of steps of the first stage, included in --max-steps, or, if below 1, their share of all steps; "
+            "0: no first stage."
+        ),
     )
     align_coupling: CouplingName = Field("agreement", description="Coupling of the first stage.")
     align_entropy: float = Field(
@@ -209,6 +214,19 @@ class Alignment(Section):
             "first stage (cells only)."
         ),
     )
+
+    @field_validator("align_steps")
+    @classmethod
+    def _whole_or_share(cls, value: int | float) -> int | float:
+        if value >= 1 and value != int(value):
+            raise ValueError("must be a whole number of steps, or a share below 1")
+        return int(value) if value >= 1 else value
+
+    def steps(self, n_steps: int) -> int:
+        """Number of steps of the first stage in a run of ``n_steps``."""
+        if self.align_steps == 0 or self.align_steps >= 1:
+            return int(self.align_steps)
+        return max(1, round(self.align_steps * n_steps))
 
 
 class ArmTraining(Training):
@@ -268,12 +286,12 @@ class CplMixVAEConfig(RunConfig):
         if self.alignment.align_guess > 0 and self.alignment.align_steps == 0:
             raise ValueError(
                 "alignment.align_guess: the initial clustering is learned in the first stage, and there is none; set "
-                "align_steps above 0"
+                "align_steps above 0, or align_guess to 0"
             )
         if self.guesses and self.model.overcluster > 1:
             raise ValueError(
                 "alignment.align_guess: the initial clustering has K categories and cannot be combined with "
-                "over-clustering; set overcluster to 1"
+                "over-clustering; set overcluster to 1, or align_guess and guess to 0"
             )
         return self
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from cplmix_ray.config.files import load_config
 from cplmix_ray.config.run import RunConfig
 from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.data.training_set import MAIN, Modality, PreparedCells, TrainingSet
@@ -84,7 +85,10 @@ class CplMixVAEFamily(Family):
         own = _own(config)
         kinds = augmentations_for(own, data.preparation, data.matrix) or ("none",)
         likelihood = resolved_likelihood(own, data.preparation)
-        return own.with_settings(copies={"copies": kinds}, model={"likelihood": likelihood})
+        first_stage = own.alignment.steps(own.training.steps(len(data.train_idx)))
+        return own.with_settings(
+            copies={"copies": kinds}, model={"likelihood": likelihood}, alignment={"align_steps": first_stage}
+        )
 
     def validation_scores(self, outputs: Mapping[str, np.ndarray], data: "Dataset") -> tuple[Scores, list[Scores]]:
         from cplmix_ray.couplings.simplex import centre
@@ -135,16 +139,22 @@ class CplMixVAEFamily(Family):
         return {"n_categories": model.n_categories, "n_arms": model.n_arms}
 
     def summary(self, config: RunConfig) -> str:
-        return f"K = {_own(config).model.n_categories}"
+        k, first = _own(config).model.n_categories, _own(config).alignment.align_steps
+        part = f"{100 * first:.0f} % of the steps" if first < 1 else f"{first} steps"
+        return f"K = {k}, first stage (with another loss) {part}" if first else f"K = {k}"
 
     def remarks(self, metrics: Mapping[str, Any], config: RunConfig) -> list[str]:
-        n_categories = _own(config).model.n_categories
-        if metrics["populated"] > n_categories / 2:
-            return []
-        return [
-            f"Only {metrics['populated']:g} of {n_categories} categories contain cells; "
-            f"try {_remedies_for_empty_categories(_own(config))}."
-        ]
+        n_categories, first_stage = _own(config).model.n_categories, _own(config).alignment.align_steps
+        found = []
+        if metrics["populated"] <= n_categories / 2:
+            remedies = _remedies_for_empty_categories(_own(config))
+            found = [f"Only {metrics['populated']:g} of {n_categories} categories contain cells; try {remedies}."]
+        if 0 < metrics["steps"] <= first_stage:
+            found.append(
+                f"All {metrics['steps']} steps belong to the first stage, so state and decoder are not trained; raise "
+                f"--max-steps or lower --align-steps."
+            )
+        return found
 
     def warn(self, terms: Mapping[str, Sequence[float]], step: int, config: RunConfig) -> str | None:
         floored = sum(terms["sigma_floored"])
@@ -162,6 +172,10 @@ class CplMixVAEFamily(Family):
     def with_kept_inputs(self, folder: Path, config: RunConfig) -> RunConfig:
         from cplmix_ray.models.vaegan.frozen import MANIFEST
 
+        started = folder / "config.yaml"
+        if 0 < _own(config).alignment.align_steps < 1 and started.exists():  # a share of the steps of the first start
+            settled = _own(load_config(started)).alignment.align_steps
+            config = config.with_settings(alignment={"align_steps": settled})
         given, kept = _own(config).copies.augmenter, folder / "augmenter"
         if given is None or (Path(given) / MANIFEST).exists() or not (kept / MANIFEST).exists():
             return config

@@ -78,8 +78,10 @@ class PackedArms(nn.Module):
         self.bottleneck_norm = PackedBatchNorm(n_sets, n_arms, n_b, affine=False)
         self.pose_norm = PackedBatchNorm(n_sets, n_arms, 3, affine=False) if content else None
         self.category_head = PackedLinear(n_sets, n_b, model.n_fine)
-        # 0-1 matrix of the category that each fine category belongs to, the same for all arms.
-        pool = torch.eye(n_k).repeat(n_arms, model.overcluster, 1) if model.overcluster > 1 else None
+        # 0-1 matrix of the category that each fine category belongs to, the same for all arms. On the device 'meta',
+        # torch.eye would import torch's compiler, which takes a second.
+        own_kk = torch.zeros(n_k, n_k).fill_diagonal_(1.0)
+        pool = own_kk.repeat(n_arms, model.overcluster, 1) if model.overcluster > 1 else None
         self.register_buffer("pool", pool)
         self.state_head = PackedLinear(n_sets, state_in, 2 * n_d)
         self.decoder = PackedMLP(n_sets, n_arms, (n_k + n_d, n_b, *back), model.batch_norm)
