@@ -5,9 +5,10 @@ from typing import Any
 # Registers the settings of the built-in families.
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
 from cplmix_ray.models.vaegan.config import VAEGANConfig
+from cplmix_ray.utils.errors import CplMixWarning
 from cplmix_ray.version import __version__
 
-__all__ = ["CplMixVAE", "CplMixVAEConfig", "VAEGANConfig", "__version__"]
+__all__ = ["CplMixVAE", "CplMixVAEConfig", "CplMixWarning", "VAEGANConfig", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

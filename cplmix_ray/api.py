@@ -1,6 +1,10 @@
 """The Python API: a model class for AnnData objects, similar to those of scvi-tools."""
 
+import contextlib
+import sys
 import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,92 +12,182 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from cplmix_ray.checkpoints.checkpoint import write_checkpoint
+from cplmix_ray.checkpoints.checkpoint import write_only_checkpoint
 from cplmix_ray.checkpoints.run_folder import RunFolder
-from cplmix_ray.config import RunConfig, load_preset
-from cplmix_ray.config.families import default_settings
-from cplmix_ray.config.files import parse_config
+from cplmix_ray.config import load_preset
+from cplmix_ray.config.by_name import OF_SETUP, with_settings
+from cplmix_ray.config.python_names import in_python
 from cplmix_ray.data.io.h5ad import source_from_anndata
+from cplmix_ray.data.io.h5ad_backed import closed_for_others
+from cplmix_ray.data.source import Source
+from cplmix_ray.data.validation.anndata_type import described, require_anndata
 from cplmix_ray.evaluation.trained_model import TrainedModel, newest_checkpoint
-from cplmix_ray.models.registry import build_dataset
-from cplmix_ray.runs.callbacks import Progress
+from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
+from cplmix_ray.models.registry import build_dataset, family_of
+from cplmix_ray.runs.history import History
 from cplmix_ray.runs.run import run_training
 from cplmix_ray.training.events import Snapshot
 from cplmix_ray.utils.durable import unwritten
-from cplmix_ray.utils.errors import InputError
+from cplmix_ray.utils.errors import ArgumentTypeError, CplMixWarning, InputError, TrainingError
+from cplmix_ray.utils.output_lock import lock_folder
+from cplmix_ray.utils.progress import Display, shown_check
 
 _SETUP = "_cplmix_ray_setup"
 
 
-class _NoProgress:
-    """Shows nothing."""
+@contextlib.contextmanager
+def _errors_in_python() -> Iterator[None]:
+    """Write the options of the commands that an error names as arguments of Python."""
+    try:
+        yield
+    except (InputError, TrainingError) as error:
+        error.args = (in_python(str(error), CplMixVAEConfig),)
+        raise
 
-    def say(self, line: str) -> None: ...
-    def advance(self, step: int, figures: dict[str, float]) -> None: ...
+
+class _Notes(Display):
+    """Progress whose messages are warnings."""
+
+    def say(self, line: str) -> None:
+        """Warn, at the line of the user's code that called this package."""
+        frame, level = sys._getframe(), 1
+        while frame.f_back and frame.f_globals["__name__"].startswith(("cplmix_ray.", "contextlib")):
+            frame, level = frame.f_back, level + 1
+        warnings.warn(in_python(line, CplMixVAEConfig), CplMixWarning, stacklevel=level)
 
 
 class CplMixVAE:
     """Coupled mixture VAE on an AnnData object.
 
     >>> CplMixVAE.setup_anndata(adata, layer="counts", labels_key="cell_type")
-    >>> model = CplMixVAE(adata, n_categories=20, preset="cells")
+    >>> model = CplMixVAE(adata, n_categories=20)
     >>> model.train()
     >>> adata.obs["type"] = model.get_assignments()
     >>> adata.obsm["X_state"] = model.get_latent_representation()
+    >>> new_adata.obs["type"] = model.get_assignments(new_adata)
+
+    What the user should know of the data or the training is a warning of the class ``cplmix_ray.CplMixWarning``.
 
     Args:
         adata: cells x genes, prepared with :meth:`setup_anndata`.
         n_categories: number of categories K (cell types to find).
-        n_arms: number of coupled autoencoders A; default: that of the preset, or 2.
-        preset: preset to start from, as on the command line (``preset="cells"``).
-        settings: any other setting by its name, as on the command line (``lr=3e-3``, ``likelihood="nb"``).
+        n_arms: number of coupled autoencoders A; default: that of the preset.
+        preset: preset to start from, as on the command line; ``preset="published"`` is the published objective.
+        settings: any other setting by its name, as on the command line (``lr=3e-3``, ``likelihood="nb"``); the command
+            ``cplmix train --help`` explains all of them.
+
+    Attributes:
+        config: the settings: of the last training, or those given if the model is not trained.
+        metrics: scores of the trained model.
+        history: values that were logged in training, a row for each logged step; the columns have the names that
+            ``cplmix train`` gives them in TensorBoard (``model.history["loss/total"].plot()``).
 
     Raises:
-        InputError: a setting is unknown or out of bounds.
+        InputError: a setting is unknown or out of bounds, or ``adata`` is no AnnData object.
     """
 
+    @_errors_in_python()
     def __init__(
         self,
         adata: anndata.AnnData,
         n_categories: int = 10,
         n_arms: int | None = None,
-        preset: str | None = None,
+        preset: str = "cells",
         **settings: Any,
     ):
+        require_anndata(adata)
         self.adata = adata
         arms = {} if n_arms is None else {"n_arms": n_arms}
-        base = default_settings() if preset is None else load_preset(preset)
-        self.config = _with_settings(base, {"n_categories": n_categories, **arms, **settings})
+        self._given = with_settings(load_preset(preset), {"n_categories": n_categories, **arms, **settings})
+        self.config = self._given
         self.metrics: dict[str, Any] = {}
+        self.history = History().table()
         self._trained: TrainedModel | None = None
 
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={value}" for name, value in family_of(self.config).facts(self.config).items())
+        trained = "not trained" if self._trained is None else f"trained for {self._trained.step} steps"
+        return f"{type(self).__name__}({facts}) of {self.adata.n_obs} cells x {self.adata.n_vars} genes, {trained}"
+
     @staticmethod
-    def setup_anndata(adata: anndata.AnnData, layer: str | None = None, labels_key: str | None = None) -> None:
+    @_errors_in_python()
+    def setup_anndata(
+        adata: anndata.AnnData, layer: str | None = None, labels_key: str | None = None, **unknown: Any
+    ) -> None:
         """Select the matrix with the expression values and the column with known types, which is used for scores only.
 
+        The choice is stored in ``uns``. A view in memory becomes an object of its own.
+
         Args:
-            layer: name of a layer; None selects X.
+            layer: name of a layer, or "raw" for ``adata.raw`` with its own genes; None selects X.
             labels_key: name of a column of obs.
-        """
-        source_from_anndata(adata, layer, labels_key)
-        adata.uns[_SETUP] = {"layer": layer or "", "labels_key": labels_key or ""}
 
-    def train(self, max_steps: int | None = None, progress: Progress | None = None, **settings: Any) -> dict[str, Any]:
-        """Train from the start and return the scores.
+        Raises:
+            InputError: there is no such layer or column, or another argument is given.
+        """
+        for name in unknown:
+            raise ArgumentTypeError(
+                f"setup_anndata has no argument '{name}'; besides adata it takes {' and '.join(OF_SETUP)}."
+            )
+        require_anndata(adata)
+        for name, value in (("layer", layer), ("labels_key", labels_key)):
+            if not isinstance(value, str | None):
+                raise ArgumentTypeError(f"{name} must be a name or None, not {described(value)}.")
+        if adata.is_view and adata.isbacked:
+            raise InputError(
+                "adata is a view of a backed object, in which the setup cannot be stored; take its cells into memory "
+                "with adata = adata.to_memory(), or write them to a file of their own with "
+                "adata = adata.copy('part.h5ad')."
+            )
+        source_from_anndata(adata, layer, labels_key)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", anndata.ImplicitModificationWarning)
+            adata.uns[_SETUP] = {"layer": layer or "", "labels_key": labels_key or ""}
+
+    @_errors_in_python()
+    def train(self, max_steps: int | None = None, progress: bool = True, **settings: Any) -> dict[str, Any]:
+        """Train from the start and return the scores. If it is interrupted, the model stays as it was.
+
+        With ``engine="auto"``, the default, and at least two GPUs or CPU cores, the arms run on a Ray that is started
+        and ended by each training. ``engine="local"`` trains in this process, with the same numbers up to rounding.
 
         Args:
-            progress: shows messages and the progress; default: nothing is shown.
-            settings: settings of this training by name; they override those of the constructor.
+            max_steps: number of training steps; default: that of the settings.
+            progress: show a progress bar in a notebook or a terminal, or some lines elsewhere.
+            settings: settings of this training only, by name; they override those of the constructor.
         """
+        if not isinstance(progress, bool):
+            raise ArgumentTypeError(f"progress must be True or False, not {described(progress)}.")
         if max_steps is not None:
             settings["max_steps"] = max_steps
-        self.config = _with_settings(self.config, settings)
-        data = build_dataset(self._source(self.adata), self.config)
-        with tempfile.TemporaryDirectory() as scratch:
-            run = run_training(self.config, data, RunFolder(scratch), progress or _NoProgress())
-        self.metrics, self._trained = run.metrics, run.model
+        layer, labels_key = self._layer(), self.adata.uns.get(_SETUP, {}).get("labels_key") or None
+        config = with_settings(self._given, settings)
+        chosen = {"data": "adata", "layer": layer, "labels_key": labels_key}
+        config = config.with_settings(input=chosen)
+        display = _Notes(lines_on_stderr=True)
+        source = source_from_anndata(self.adata, layer, labels_key, state_key=config.input.state_key)
+        with closed_for_others(self.adata), tempfile.TemporaryDirectory() as scratch:
+            if progress:
+                source.matrix.scan(shown_check(lines_on_stderr=True))
+            data = build_dataset(source, config)
+            for note in data.notes:
+                display.say(note)
+            try:
+                run = run_training(
+                    config,
+                    data,
+                    RunFolder(scratch),
+                    display,
+                    announce=lambda _, first, last: display.begin(first, last) if progress else None,
+                )
+            finally:
+                display.end()
+        self.config, self.metrics, self._trained, self.history = config, run.metrics, run.model, run.history.table()
+        for line in run.model.family.remarks(run.metrics, run.model.config):
+            display.say(line)
         return self.metrics
 
+    @_errors_in_python()
     def get_assignments(self, adata: anndata.AnnData | None = None) -> pd.Series:
         """Category of each cell, "0".."K-1", as a categorical series with the names of the cells as its index."""
         probs_nk, names = self._infer("probs_nk", adata)
@@ -101,41 +195,53 @@ class CplMixVAE:
         codes = pd.Categorical.from_codes(probs_nk.argmax(axis=1), categories=categories)
         return pd.Series(codes, index=names, name="cplmix_category")
 
+    @_errors_in_python()
     def get_probabilities(self, adata: anndata.AnnData | None = None) -> np.ndarray:
         """Consensus posterior, shape (n, K)."""
         return self._infer("probs_nk", adata)[0]
 
+    @_errors_in_python()
     def get_latent_representation(self, adata: anndata.AnnData | None = None) -> np.ndarray:
         """Mean of the state of each cell given the consensus category, shape (n, d)."""
         return self._infer("state_nd", adata)[0]
 
-    def save(self, path: str | Path) -> None:
+    @_errors_in_python()
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the model as a checkpoint, which the commands can read too.
 
+        Args:
+            path: folder of the model; it may contain other files.
+            overwrite: replace a saved model; if that fails, the old one is kept.
+
         Raises:
-            InputError: the model is not trained, or the folder already contains a run or is not writable.
+            InputError: the model is not trained, or the folder contains a model or is not writable.
             DiskError: the disk is full or fails.
         """
         model, folder = self._require_trained(), RunFolder(path)
-        folder.require_room(resume=False)
         facts = {
             "config": model.config.model_dump(mode="json"),
             "preparations": {name: each.as_dict() for name, each in model.preparations.items()},
             "n_cells": self.adata.n_obs,
             "seconds": self.metrics.get("seconds", 0.0),
+            "metrics": self.metrics,
+            "history": self.history.reset_index().to_dict("list"),
         }
-        try:
-            write_checkpoint(folder.checkpoints, Snapshot(model.step, model.model.parts()), facts, keep=1)
-        except OSError as error:
-            raise unwritten(folder.checkpoints, error) from None
+        with lock_folder(folder.path, _Notes().say):
+            folder.require_room_for_model(overwrite)
+            try:
+                write_only_checkpoint(folder.checkpoints, Snapshot(model.step, model.model.parts()), facts)
+            except OSError as error:
+                raise unwritten(folder.checkpoints, error) from None
 
     @classmethod
+    @_errors_in_python()
     def load(cls, path: str | Path, adata: anndata.AnnData) -> "CplMixVAE":
         """Read a saved model or the model of a run folder.
 
         Args:
             path: folder of the model or run.
-            adata: cells with the genes that the model was trained on.
+            adata: cells with the genes that the model was trained on. Without :meth:`setup_anndata`, they are read
+                from the layer that the model was trained on.
 
         Raises:
             InputError: there is no model, or genes are missing.
@@ -143,36 +249,33 @@ class CplMixVAE:
         checkpoint = newest_checkpoint(path)
         trained = TrainedModel.from_checkpoint(checkpoint)
         model = cls(adata)
-        model.config, model._trained = trained.config, trained
+        model.config = model._given = trained.config
+        model._trained = trained
         trained.prepare(model._source(adata))  # raises an error if genes are missing
-        model.metrics = {"steps": checkpoint.step, "seconds": checkpoint.manifest["seconds"]}
+        facts = checkpoint.manifest
+        model.metrics = facts.get("metrics", {"steps": checkpoint.step, "seconds": facts["seconds"]})
+        if "history" in facts:
+            model.history = pd.DataFrame(facts["history"]).set_index("step")
         return model
 
-    def _source(self, adata: anndata.AnnData):
-        setup = self.adata.uns.get(_SETUP, {"layer": "", "labels_key": ""})
-        labels_key = setup["labels_key"] if adata is self.adata else ""
-        return source_from_anndata(adata, setup["layer"] or None, labels_key or None)
+    def _source(self, adata: anndata.AnnData) -> Source:
+        return source_from_anndata(adata, self._layer())
+
+    def _layer(self) -> str | None:
+        """The layer of the setup; without one, that of the training."""
+        setup = self.adata.uns.get(_SETUP)
+        return self.config.input.layer if setup is None else setup["layer"] or None
 
     def _infer(self, output: str, adata: anndata.AnnData | None) -> tuple[np.ndarray, pd.Index]:
         model, cells = self._require_trained(), self.adata if adata is None else adata
-        return model.infer(model.prepare(self._source(cells)), [output])[output], cells.obs_names
+        require_anndata(cells)
+        source = self._source(cells)
+        prepared = model.prepare(source)
+        for note in model.notes(source):
+            _Notes().say(note)
+        return model.infer(prepared, [output])[output], cells.obs_names
 
     def _require_trained(self) -> TrainedModel:
         if self._trained is None:
             raise InputError("The model is not trained yet; call train() first.")
         return self._trained
-
-
-def _with_settings(base: RunConfig, settings: dict[str, Any]) -> RunConfig:
-    """``base`` with settings given by their names, without their sections."""
-    tree = base.model_dump()
-    section_of = {name: section for section, part in tree.items() if isinstance(part, dict) for name in part}
-    for name, given in settings.items():
-        value = given.item() if isinstance(given, np.generic) else given
-        if name in section_of:
-            tree[section_of[name]][name] = value
-        elif name in tree and name not in set(section_of.values()):
-            tree[name] = value
-        else:
-            raise InputError(f"There is no setting '{name}'; see python -m cplmix_ray.train --help for the names.")
-    return parse_config(tree, "CplMixVAE")
