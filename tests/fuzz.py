@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from malformed import KINDS, cells, valid_h5ad
 
-from cplmix_ray.cli.exits import in_one_line
 from cplmix_ray.config import load_config
 from cplmix_ray.data.io.read import read_input
 from cplmix_ray.data.preprocessing.preparation import Preparation
@@ -27,7 +26,7 @@ from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
 from cplmix_ray.models.registry import build_dataset
 from cplmix_ray.models.vaegan.frozen import MANIFEST, WEIGHTS, build_augmenter, freeze, read_augmenter
 from cplmix_ray.models.vaegan.networks import Augmenter, AugmenterShape
-from cplmix_ray.utils.errors import InputError
+from cplmix_ray.utils.errors import InputError, in_one_line
 
 FORMATS = ("h5ad", "h5ad", "h5ad", "npz", "yaml", "csv", "augmenter")
 SECONDS, BYTES = 8, 8 << 30

@@ -15,7 +15,7 @@ from cplmix_ray.data.io.read import read_source
 from cplmix_ray.training.prefetch import Prefetcher
 
 BUFFER = 8192
-USUAL = "--n-categories 5 --hidden 16 --bottleneck 6 --batch-size 500 --engine local --threads 1"
+USUAL = "--preset published --n-categories 5 --hidden 16 --bottleneck 6 --batch-size 500 --engine local --threads 1"
 
 
 def peak() -> float:

@@ -94,8 +94,14 @@ def refused(function: Callable, folder: Path, words: list, status: int = 2) -> s
 
 
 def line_of(*words: str) -> list[str]:
-    """``words``, completed with the options of ``LINE`` that they do not set."""
-    return [*words, *(part for name, value in LINE.items() if name not in words for part in (name, value))]
+    """``words``, completed with the options of ``LINE`` that they do not set, and with the preset that needs the least
+    preparation of the cells if they name no other settings."""
+    named = {"--config", "--preset", "--resume"} & set(words)
+    return [
+        *words,
+        *(() if named else ("--preset", "published")),
+        *(part for name, value in LINE.items() if name not in words for part in (name, value)),
+    ]
 
 
 def refused_training(folder: Path, data: object, *words: str) -> str:

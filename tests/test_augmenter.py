@@ -611,7 +611,7 @@ def test_all_that_chooses_cells_and_genes_counts_for_the_augmenter_too(cells, tm
     augment([*line, "--subset", "50", "--max-steps", "2", "--out", str(tmp_path / "augmenter"), *SMALL])
     said = capsys.readouterr().out
     assert re.search(r"\b20 .*\b120 cells", said)
-    assert re.search(r"\b50 x 3\b.*\b45\b.*\b5\b", said)
+    assert re.search(r"\b50 cells x 3\b.*\b45\b.*\b5\b", said)
     assert read_augmenter(tmp_path / "augmenter").preparation.var_names == ("gene1", "gene2", "gene4")
 
 

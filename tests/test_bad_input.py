@@ -75,8 +75,8 @@ def test_a_folder_in_place_of_a_file(folder):
 
 
 def test_an_unknown_suffix(folder):
-    (folder / "cells.loom").write_text("")
-    assert_named(refused_training(folder, folder / "cells.loom"), "cells.loom", ".h5ad", ".npz")
+    (folder / "cells.bam").write_text("")
+    assert_named(refused_training(folder, folder / "cells.bam"), "cells.bam", ".h5ad", ".npz")
 
 
 def test_an_npz_with_pickled_objects(folder):
@@ -366,7 +366,7 @@ def test_a_folder_without_a_run(folder, trained, function, place):
         run.mkdir()
     elif place == "a file":
         run.write_text("mine")
-    words = ["--run", run, "--data", trained / "cells.h5ad", "--out", folder / "out" / "scores"]
+    words = ["--run", run, "--data", trained / "cells.h5ad", "--out", folder / "out" / "scores.h5ad"]
     assert_named(refused(function, folder, words), run, "checkpoint")
 
 

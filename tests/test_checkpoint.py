@@ -73,7 +73,8 @@ def test_an_unknown_format_is_not_read(tmp_path):
 
 
 LINE = (
-    "--hidden 24 --bottleneck 8 --batch-size 64 --max-steps 60 --checkpoint-every 7 --log-every 5 --threads 1 --seed 5"
+    "--preset published --hidden 24 --bottleneck 8 --batch-size 64 --max-steps 60 --checkpoint-every 7 --log-every 5 "
+    "--threads 1 --seed 5"
 )
 
 

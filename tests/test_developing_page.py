@@ -16,7 +16,7 @@ from test_imports import MODULES, folder_of, own_imports
 import cplmix_ray
 from cplmix_ray.checkpoints.checkpoint import latest_checkpoint
 from cplmix_ray.cli.predict_command import predict
-from cplmix_ray.cli.progress import score_line
+from cplmix_ray.cli.score_line import score_line
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.config import families
 from cplmix_ray.data.io import cell_format

@@ -340,7 +340,7 @@ def test_a_truncated_archive_is_one_sentence(tmp_path):
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("dsprites") / "run"
     line = ["--data", "dsprites", "--subset", "2000", "--n-categories", "3", "--engine", "local", "--max-steps", "20"]
-    train([*line, "--hidden", "32", "--out", str(out)])
+    train([*line, "--preset", "published", "--hidden", "32", "--out", str(out)])
     return out
 
 

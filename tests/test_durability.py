@@ -57,7 +57,8 @@ from cplmix_ray.utils.errors import InputError
 data = test_engines.data
 EVERY, N_STEPS = 6, 80
 LINE = (
-    f"--hidden 24 --bottleneck 8 --batch-size 64 --max-steps {N_STEPS} --checkpoint-every {EVERY} --evaluate-every 9 "
+    f"--preset published --hidden 24 --bottleneck 8 --batch-size 64 --max-steps {N_STEPS} --checkpoint-every {EVERY} "
+    f"--evaluate-every 9 "
     f"--log-every 2 --threads 1 --seed 5"
 ).split()
 DRIVER_ROUNDS = int(os.environ.get("CPLMIX_RAY_DRIVER_ROUNDS", "1"))
@@ -400,6 +401,7 @@ def test_the_arms_of_other_settings_are_named(tmp_path):
         TrainedModel.load(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::cplmix_ray.CplMixWarning")
 def test_a_save_that_was_killed_can_be_done_again(tmp_path):
     cells = anndata.AnnData(np.random.default_rng(0).poisson(2.0, (60, 8)).astype(np.float32))
     CplMixVAE.setup_anndata(cells)

@@ -446,7 +446,8 @@ def test_a_run_whose_manifest_was_altered(folder, trained, function, key, value,
         altered = isinstance(value, dict) and value and set(value) != {"kind"}
         value = {"main": {**manifest[key]["main"], **value} if altered else value}
     (copy / "manifest.json").write_bytes(pack({**manifest, key: value}))
-    line = refused(function, folder, ["--run", run, "--data", trained / "cells.h5ad", "--out", folder / "scores.json"])
+    out = folder / ("scores.json" if function is evaluate else "predicted.h5ad")
+    line = refused(function, folder, ["--run", run, "--data", trained / "cells.h5ad", "--out", out])
     assert_named(line, copy.name)
     refused_row("a checkpoint's manifest, its checksums made to fit")
 

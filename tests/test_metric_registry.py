@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cplmix_ray.cli.progress import score_line
+from cplmix_ray.cli.score_line import score_line
 from cplmix_ray.cli.train_command import train
 from cplmix_ray.config.files import parse_search
 from cplmix_ray.metrics import registry

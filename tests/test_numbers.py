@@ -153,6 +153,7 @@ def run(folder: Path, matrix: np.ndarray, line: str) -> tuple[int, str]:
     for name, value in {"--n-categories": K, "--max-steps": 20, "--batch-size": 32, "--threads": 1}.items():
         words += [] if name in words else [name, str(value)]
     words += [] if {"--hidden", "--preset"} & set(words) else ["--hidden", "16"]
+    words += [] if "--preset" in words else ["--preset", "published"]
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
         patch.setattr(sys, "argv", ["train", *words])

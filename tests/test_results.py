@@ -32,6 +32,7 @@ from cplmix_ray.metrics.category_scores import hungarian_accuracy, label_scores,
 
 K, ARMS, STATES, STEPS, CELLS, GENES = 4, 2, 3, 30, 96, 40
 LINE = (
+    "--preset published "
     f"--layer counts --n-categories {K} --n-arms {ARMS} --state-dim {STATES} --max-steps {STEPS} --seed 7 --hidden 16 "
     f"--bottleneck 8 --batch-size 32 --val-fraction 0.25 --log-every 5 --evaluate-every 10 --checkpoint-every 20 "
     f"--lam 0.5 --beta 0.7 --lr 0.01 --engine local --threads 1"
@@ -172,7 +173,7 @@ def test_the_last_line_says_where_the_results_are(run):
     ids=["tempered", "softmax", "agreement"],
 )
 def test_what_might_help_against_empty_categories_is_a_setting_that_acts(tmp_path, words, remedies):
-    line = "--data digits --n-categories 100 --hidden 16 --max-steps 2 --engine local --out"
+    line = "--preset published --data digits --n-categories 100 --hidden 16 --max-steps 2 --engine local --out"
     said = command(train, *line.split(), tmp_path / "out", *words)
     (hint,) = [line for line in said.splitlines() if "of 100 categories" in line]
     assert set(re.findall(r"--[a-z-]+", hint)) == remedies

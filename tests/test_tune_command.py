@@ -167,7 +167,8 @@ def test_a_search_ends_when_its_hours_are_over_and_goes_on_later(tmp_path):
     spec, out = tmp_path / "spec.yaml", tmp_path / "out"
     spec.write_text(yaml.safe_dump({**SEARCH, "search": {**SEARCH["search"], "trials": 3, "max_hours": 12 / 3600}}))
     ended = tune(str(spec), "--out", str(out))
-    assert f"--resume --out {out}" in ended.stdout
+    # On standard error if no trial was completed within so few seconds.
+    assert f"--resume --out {out}" in (ended.stdout if ended.returncode == 0 else ended.stderr)
     assert "Traceback" not in ended.stderr
     before = n_done(out)
     assert before < 3
