@@ -46,10 +46,10 @@ def _errors_in_python() -> Iterator[None]:
 
 
 class _Notes(Display):
-    """Progress whose messages are warnings."""
+    """A progress display that issues its messages as Python warnings."""
 
     def say(self, line: str) -> None:
-        """Warn, at the line of the user's code that called this package."""
+        """Issue a warning that points to the line of the user's code that called this package."""
         frame, level = sys._getframe(), 1
         while frame.f_back and frame.f_globals["__name__"].startswith(("cplmix_ray.", "contextlib")):
             frame, level = frame.f_back, level + 1

@@ -84,7 +84,7 @@ def write_only_checkpoint(folder: Path, snapshot: CheckpointContent, facts: dict
 
 
 def foreign_entries(folder: Path) -> list[str]:
-    """Names in a folder that are neither checkpoints nor what is left of writing some."""
+    """Names of entries of a checkpoint folder that this package did not write."""
     ours = (PARTIAL, REPLACED, OLD)
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return [name for name in names if not name.startswith(ours) and not _NAME.fullmatch(name)]

@@ -123,7 +123,7 @@ def peek(args: list[str], *names: str) -> dict[str, str | None]:
 
 
 def as_typed(command: str) -> str:
-    """How the user starts a command: with the installed program or as a module."""
+    """The command as the user typed it, for messages: ``cplmix train`` or ``python -m cplmix_ray.train``."""
     return f"cplmix {command}" if Path(sys.argv[0]).stem == "cplmix" else f"python -m cplmix_ray.{command}"
 
 
@@ -165,7 +165,7 @@ def _in_one_line(box: str) -> str:
 
 
 def _unknown_option(word: str, similar: list[str]) -> str:
-    """What is wrong with a word of the command line that is no option and no value of one."""
+    """The error message for an unknown option or a stray argument, with a similar option if there is one."""
     if not word.startswith("-"):
         return (
             f"'{word}' follows no option; write the name of an option before it, as in --out my_run, and quotes around "

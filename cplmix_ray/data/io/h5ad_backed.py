@@ -79,7 +79,7 @@ class OpenedH5ad(NamedTuple):
 
 
 def open_h5ad(path: str, layer: str | None) -> OpenedH5ad:
-    """Open a file whose matrix is read by its rows.
+    """Open an .h5ad whose matrix stays on disk and is read by rows.
 
     Raises:
         InputError: the file cannot be read, or its matrix not by cells.

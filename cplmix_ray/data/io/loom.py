@@ -35,13 +35,13 @@ def read_loom(data: str, options: ReadOptions) -> Source:
 
 
 def _cells_by_genes(values: h5py.Dataset, rows: int = 1024) -> sp.csr_matrix:
-    """The transpose of genes x cells, which is dense in the file; read in pieces."""
+    """Read the dense genes x cells matrix in blocks and return it as a sparse cells x genes matrix."""
     pieces = [sp.csr_matrix(values[first : first + rows]) for first in range(0, len(values), rows)]
     return sp.vstack(pieces, format="csr").T.tocsr()
 
 
 def _attributes(group: h5py.Group, names: tuple[str, ...], data: str) -> pd.DataFrame:
-    """The attributes with one value for each cell or gene, indexed by the first of ``names`` that is there."""
+    """Read the one-dimensional attributes of cells or genes as a table, indexed by the first existing name."""
     index = next((name for name in names if name in group), None)
     if index is None:
         raise InputError(f"{data} has none of {', '.join(names)} in {group.name}, which name the cells or genes.")

@@ -68,7 +68,7 @@ def _matrix_file(data: str) -> Path:
 
 
 def _beside(matrix: Path, names: tuple[str, ...]) -> pd.DataFrame:
-    """The columns of the first file of these names that lies beside the matrix, with the same prefix."""
+    """Read the table of barcodes or features in the folder of the matrix; its file has the same prefix."""
     prefix = re.sub(r"(matrix)?\.mtx(\.gz)?$", "", matrix.name)
     for path in (matrix.with_name(prefix + name + end) for name in names for end in ("", ".gz")):
         if is_file(path):

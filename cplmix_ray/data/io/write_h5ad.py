@@ -37,7 +37,7 @@ def write_cells(path: Path, adata: anndata.AnnData, **how: Any) -> None:
 
 
 def leave_out_unwritable(adata: anndata.AnnData, name: str) -> tuple[str, ...]:
-    """Take what can be read and not be written out of an object, before a training whose result could not be saved.
+    """Remove the entries of an object that cannot be written to an .h5ad, so that the results can be saved later.
 
     Returns:
         A note for each entry that was taken out or renamed.
@@ -61,7 +61,7 @@ def leave_out_unwritable(adata: anndata.AnnData, name: str) -> tuple[str, ...]:
 
 
 class _Removal:
-    """Removes what cannot be written, and keeps a note of each."""
+    """Removes entries that cannot be written, and collects a note for each."""
 
     def __init__(self, name: str):
         self.name = name

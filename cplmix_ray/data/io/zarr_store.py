@@ -25,7 +25,7 @@ _OBJECT_BYTES = 64
 
 
 def read_zarr(data: str, options: ReadOptions) -> Source:
-    """All cells of a store."""
+    """Read an AnnData object from a zarr store into memory."""
     import anndata
 
     with format_errors(data, "a .zarr store of AnnData"), _open_group(data) as group:

@@ -14,7 +14,8 @@ LARGEST_LOGARITHM = 50.0
 BASES = (None, float(np.e), 2.0, 10.0)
 """Bases of logarithms of 1 + x that may have been taken; None stands for none."""
 _NEAR_WHOLE, _MULTIPLES = 0.05, (1.5, 50.0)
-"""Distance from a whole number, and the multiples of the smallest value of a row that can show that they are whole."""
+"""Tolerance within which a value counts as a whole number; range of the ratios to the smallest value of a row that are
+tested for being whole numbers."""
 
 
 @dataclass(frozen=True)

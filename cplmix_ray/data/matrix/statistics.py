@@ -15,7 +15,7 @@ BLOCK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class GeneMoments:
-    """How far genes are from mean 0 and standard deviation 1, over the genes that are not constant.
+    """Summary of the means and standard deviations of the genes that are not constant.
 
     Attributes:
         n_cells: rows from which this is computed; values that are all whole numbers are not looked at.

@@ -56,7 +56,7 @@ def renaming_remedy(adata: anndata.AnnData, wanted: Sequence[str]) -> str | None
 
 
 def _other_names(adata: anndata.AnnData) -> Iterator[tuple[pd.Index, str, str]]:
-    """Other names that the genes may have; where they are; the line that makes them the names of the genes."""
+    """Yield alternative gene names, a description of where they are stored, and the Python line that sets them."""
     for column, values in adata.var.items():
         if not pd.api.types.is_numeric_dtype(values):
             line = f"adata.var_names = adata.var[{column!r}].astype(str)"

@@ -19,12 +19,13 @@ AUTO = 2000
 def select_genes(
     source: Source, settings: Input, values: Values, log_matrix: Matrix
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Indices of the chosen genes in their old order, None for all; and what the user should know.
-
-    A list comes first, then a number of most variable genes, then the genes that are marked.
+    """Select the genes to train on: those of a list, else the most variable ones, else those marked in var.
 
     Args:
         log_matrix: log-expression of all genes.
+
+    Returns:
+        Indices of the genes in increasing order, None for all genes; and notes for the user.
 
     Raises:
         InputError: the list cannot be used, or the genes cannot be ranked.

@@ -34,7 +34,7 @@ _ROUND_TOTALS = (1.0, 100.0, 1e4, 1e5, 1e6)
 
 @dataclass(frozen=True)
 class Values:
-    """What the values of a matrix are.
+    """The kind of the values of a matrix, such as raw counts or log-expression, and how it was recognised.
 
     Attributes:
         kind: counts: whole numbers. linear_expression: in proportion to counts, such as CPM, TPM, RPKM or corrected
