@@ -192,7 +192,7 @@ def test_the_saved_configuration_is_the_one_asked_for(run):
 def test_metrics_are_flat_and_go_by_their_names(run):
     metrics = run.metrics
     assert all(isinstance(value, int | float | str) for value in metrics.values())
-    scores = LABEL_SCORES | {"consensus", "agreement", "amp", "kl_qc_pc", "populated"}
+    scores = LABEL_SCORES | {"acc_of_arms", "consensus", "agreement", "amp", "kl_qc_pc", "populated"}
     assert scores | {"reconstruction", "steps", "seconds"} <= set(metrics)
     assert {name for name in metrics if name.startswith("val_")} == {f"val_{name}" for name in scores}
     assert (metrics["steps"], metrics["n_cells"], metrics["n_arms"]) == (STEPS, CELLS, ARMS)
@@ -239,7 +239,7 @@ def test_the_planted_types_are_better_found_than_by_chance(tmp_path):
 
 def test_there_are_no_label_scores_without_labels(unlabelled):
     names = {name.removeprefix("val_") for name in unlabelled.metrics}
-    assert not names & LABEL_SCORES
+    assert not names & (LABEL_SCORES | {"acc_of_arms"})
     assert {"consensus", "amp", "kl_qc_pc", "populated"} <= names
     assert "ACC" not in unlabelled.said
 
@@ -366,6 +366,7 @@ def test_evaluate_scores_every_arm(run, tmp_path):
         assert LABEL_SCORES | {"amp", "kl_qc_pc", "populated", "reconstruction"} == set(scores)
         assert f"Arm {arm}: ACC {scores['acc']:.4g}" in said
     assert np.mean([scores["reconstruction"] for scores in arms]) == pytest.approx(run.metrics["reconstruction"])
+    assert np.mean([scores["acc"] for scores in arms]) == pytest.approx(run.metrics["acc_of_arms"])
 
 
 def test_evaluate_takes_other_cells_and_their_labels(run, tmp_path):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse
 import scipy.stats
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from cplmix_ray.models.cplmixvae.dataset import ArmTables
 from cplmix_ray.models.cplmixvae.training_step import StepContext, augmented_batch, train_step
 from cplmix_ray.nn.dense_rows import DenseRows
 from cplmix_ray.nn.sampling import gaussian_sample, gumbel_noise, gumbel_softmax
+from cplmix_ray.nn.sparse_rows import SparseRows
 from cplmix_ray.utils.randomness import GUMBEL, STATE
 
 CPU = torch.device("cpu")
@@ -182,17 +184,33 @@ def test_thinning_keeps_zeros_and_keeping_all_keeps_all():
 
 
 @pytest.mark.parametrize("drop", [0.05, 0.2, 0.8])
-def test_genes_are_dropped_at_the_given_rate_and_otherwise_left_alone(drop):
+def test_genes_are_dropped_at_the_given_rate_and_the_others_divided_by_the_kept_share(drop):
     x_ng = torch.full((400, 200), 2.5)
     out_ng = GeneDropout(drop, 0.0).transform(x_ng, generator_of(6))
     gone = (out_ng == 0).double().mean()
     assert float(gone) == pytest.approx(drop, abs=4 * math.sqrt(drop * (1 - drop) / x_ng.numel()))
-    assert set(out_ng.unique().tolist()) == {0.0, 2.5}
+    kept = out_ng[out_ng != 0]
+    # The rate is rounded to a multiple of 1/65536.
+    torch.testing.assert_close(kept, torch.full_like(kept, 2.5 / (1 - drop)), rtol=1e-4, atol=0)
     # Each gene of each cell by itself: neither whole cells nor whole genes go.
     for dim in (0, 1):
         share = (out_ng == 0).double().mean(dim)
         expected = math.sqrt(drop * (1 - drop) / x_ng.shape[dim])
         assert float(share.std()) == pytest.approx(expected, rel=0.25)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_copies_with_dropped_genes_have_the_cells_themselves_as_their_mean(sparse):
+    """Without the division, decoder and batch statistics would be fitted to a smaller expression than cells have."""
+    x_ng = (4 * torch.rand(20, 30, generator=generator_of(20))).floor()
+    x = SparseRows.from_csr(scipy.sparse.csr_matrix(x_ng.numpy())) if sparse else DenseRows(x_ng)
+    generator, n_copies = generator_of(21), 2000
+    chain = [GeneDropout(0.2, 0.1)]
+    total_ng = torch.zeros_like(x_ng)
+    for _ in range(n_copies):
+        total_ng += augmented_rows(chain, torch.arange(20), lambda _: x, generator).dense()
+    error_ng = (x_ng.square() * 0.25 + 0.0125).sqrt() / math.sqrt(n_copies)  # of the mean of kept or dropped values
+    assert ((total_ng / n_copies - x_ng).abs() < 5 * error_ng).all()
 
 
 def test_expression_noise_is_gaussian_on_expressed_genes_and_zeros_stay_zero():

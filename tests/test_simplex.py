@@ -1,4 +1,4 @@
-"""Aitchison geometry: closed forms, metric axioms, and the bound of Proposition 3."""
+"""Aitchison geometry: closed forms, metric axioms, and the bounds of Proposition 3."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cplmix_ray.couplings.simplex import centre, clr, floored_std
+from cplmix_ray.couplings.simplex import clr, floored_std
 
 PARTS = (2, 3, 7, 50)
 
@@ -99,32 +99,6 @@ def test_aitchison_distance_is_that_of_all_pairwise_log_ratios(n_parts):
     torch.testing.assert_close(aitchison_distance(p, q), expected_n)
 
 
-@pytest.mark.parametrize("n_arms", [1, 2, 5])
-def test_centre_is_a_composition_and_of_one_arm_the_arm(n_arms):
-    log_q_ank = log_simplices(n_arms * 30, 6, generator_of(6)).view(n_arms, 30, 6)
-    centre_nk = centre(log_q_ank)
-    assert (centre_nk >= 0).all()
-    torch.testing.assert_close(centre_nk.sum(-1), torch.ones(30, dtype=torch.float64))
-    if n_arms == 1:
-        torch.testing.assert_close(centre_nk, log_q_ank[0].exp())
-
-
-@pytest.mark.parametrize("n_arms", [2, 3, 5])
-@pytest.mark.parametrize("size", [1e-3, 0.1, 1.0, 10.0])
-def test_centre_has_the_least_sum_of_squared_aitchison_distances(n_arms, size):
-    """Huygens: sum_a d^2(y, q_a) = sum_a d^2(centre, q_a) + A d^2(y, centre) for every y, so no y does better."""
-    generator = generator_of(7)
-    # Mild compositions: the centre comes back as probabilities, whose logarithms must not underflow.
-    log_q_ank = torch.log_softmax(2 * torch.randn(n_arms, 400, 5, generator=generator, dtype=torch.float64), dim=-1)
-    log_centre_nk = centre(log_q_ank).log()
-    moved_nk = log_centre_nk + size * torch.randn(400, 5, generator=generator, dtype=torch.float64)
-    at_centre_n = aitchison_distance(log_centre_nk, log_q_ank).square().sum(0)
-    at_moved_n = aitchison_distance(moved_nk, log_q_ank).square().sum(0)
-    assert (at_moved_n > at_centre_n).all()
-    excess_n = n_arms * aitchison_distance(moved_nk, log_centre_nk).square()
-    torch.testing.assert_close(at_moved_n, at_centre_n + excess_n, rtol=1e-10, atol=1e-10)
-
-
 @pytest.mark.parametrize("n_parts", PARTS)
 def test_d_sigma_of_unit_sigma_is_never_less_than_aitchison(n_parts):
     """||v||^2 = ||P v||^2 + K mean(v)^2: they differ by the component that centring removes, and by nothing else."""
@@ -144,35 +118,57 @@ def test_d_sigma_is_its_definition():
     assert float(d_sigma_squared(p.log(), q.log(), sigma_p, sigma_q)) == pytest.approx(expected, rel=1e-13)
 
 
+def terms_of_proposition_3(
+    log_p_nk: Tensor, log_q_nk: Tensor, sigma_p_k: Tensor, sigma_q_k: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """d_sigma^2, d_A, v = log p - log q and g = u_p - u_q - v, with u the logarithm divided by sigma."""
+    v_nk = log_p_nk - log_q_nk
+    g_nk = log_p_nk / sigma_p_k - log_q_nk / sigma_q_k - v_nk
+    d2_sigma_n = d_sigma_squared(log_p_nk, log_q_nk, sigma_p_k, sigma_q_k)
+    return d2_sigma_n, aitchison_distance(log_p_nk, log_q_nk), v_nk, g_nk
+
+
 def test_d_sigma_and_aitchison_bound_each_other():
-    """Proposition 3: d_sigma and the Aitchison distance d_A bound one another.
+    """Proposition 3, corrected: (d_A - ||g - mean(g)||)^2 <= d_sigma^2 <= d_A^2 + K (max|v| + max|g|)^2.
 
-    Write v_k = log p_k - log q_k and g_k = (1/sigma_pk - 1) log p_k - (1/sigma_qk - 1) log q_k. Then
-    w = v + g has the entries log p_k / sigma_pk - log q_k / sigma_qk, so d_sigma = ||w||, and d_A = ||P v|| with
-    P = I - 11'/K, which centres and is an orthogonal projection.
+    d_sigma = ||v + g||, and d_A = ||P v|| with P = I - 11'/K, which centres and is an orthogonal projection.
 
-    - P w = P v + P g, so by the triangle inequality ||P w|| >= d_A - ||P g||.
-    - A projection never lengthens: ||P w|| <= ||w|| = d_sigma.
-    - v = P v + mean(v) 1 and ||1|| = sqrt(K), so d_sigma <= ||v|| + ||g|| <= d_A + sqrt(K) |mean v| + ||g||.
-    - |w_k| <= |v_k| + |g_k| for each of the K parts, so d_sigma^2 <= K (max|v| + max|g|)^2.
+    - A projection never lengthens: d_sigma >= ||P v + P g||, which is at least the difference of ||P v|| and ||P g||.
+    - ||v + g||^2 = ||P (v + g)||^2 + K mean(v + g)^2, and every entry of v + g is at most max|v| + max|g|.
+    - Tighter: v = P v + mean(v) 1 and ||1|| = sqrt(K), so d_sigma <= d_A + sqrt(K) |mean v| + ||g||.
     """
     norm = torch.linalg.vector_norm
     for n_parts in range(2, 51):
         generator = generator_of(100 + n_parts)
         log_p, log_q = log_simplices(200, n_parts, generator), log_simplices(200, n_parts, generator)
         sigma_p, sigma_q = random_sigma(200, n_parts, generator), random_sigma(200, n_parts, generator)
-        d_sigma = d_sigma_squared(log_p, log_q, sigma_p, sigma_q).sqrt()
-        d_a = aitchison_distance(log_p, log_q)
-
-        v = log_p - log_q
-        g = (1 / sigma_p - 1) * log_p - (1 / sigma_q - 1) * log_q
+        d2_sigma, d_a, v, g = terms_of_proposition_3(log_p, log_q, sigma_p, sigma_q)
+        d_sigma, largest = d2_sigma.sqrt(), v.abs().amax(-1) + g.abs().amax(-1)
         slack = 1e-12 * (1 + norm(v, dim=-1) + norm(g, dim=-1))
-        centred_w = norm(clr(v + g), dim=-1)
-        assert (d_a - norm(clr(g), dim=-1) <= centred_w + slack).all(), n_parts
-        assert (centred_w <= d_sigma + slack).all(), n_parts
+        assert ((d_a - norm(clr(g), dim=-1)).abs() <= d_sigma + slack).all(), n_parts
+        assert (d2_sigma <= (d_a.square() + n_parts * largest.square()) * (1 + 1e-12)).all(), n_parts
+        assert (norm(clr(v + g), dim=-1) <= d_sigma + slack).all(), n_parts
         assert (d_sigma <= d_a + math.sqrt(n_parts) * v.mean(-1).abs() + norm(g, dim=-1) + slack).all(), n_parts
-        largest = v.abs().amax(-1) + g.abs().amax(-1)
-        assert (d_sigma.square() <= n_parts * largest.square() * (1 + 1e-12)).all(), n_parts
+        assert (d2_sigma <= n_parts * largest.square() * (1 + 1e-12)).all(), n_parts
+
+
+def test_proposition_3_as_printed_has_a_counterexample():
+    """Its tau_c is the largest log-ratio without the absolute value.
+
+    With sigma = 1, p = (1 - e, e) and q = (1/2, 1/2), g = 0 and tau_c = log(2 (1 - e)) < log 2, while
+    d_sigma^2 - d_A^2 = 2 mean(v)^2 grows without bound as e -> 0.
+    """
+    e_n = 10.0 ** -torch.tensor([1.0, 3.0, 10.0, 100.0, 300.0], dtype=torch.float64)
+    log_p = torch.stack([torch.log1p(-e_n), e_n.log()], dim=-1)
+    log_q = torch.full((len(e_n), 2), 0.5, dtype=torch.float64).log()
+    one_k = torch.ones(2, dtype=torch.float64)
+    d2_sigma, d_a, v, g = terms_of_proposition_3(log_p, log_q, one_k, one_k)
+    assert (g == 0).all()
+    excess, printed, corrected = d2_sigma - d_a.square(), 2 * v.amax(-1).square(), 2 * v.abs().amax(-1).square()
+    assert (printed <= 2 * math.log(2) ** 2).all()
+    assert (excess > printed).tolist() == [False, True, True, True, True]
+    assert float(excess[-1]) > 2e5
+    assert (excess <= corrected).all()
 
 
 @pytest.mark.parametrize("n_parts", [2, 5])

@@ -33,6 +33,9 @@ class Thinning(Augmentation):
 class GeneDropout(Augmentation):
     """Genes are set to zero at random, and Gaussian noise is added to expressed genes.
 
+    The values that are kept are divided by the probability of being kept, as in input dropout: a copy has the cell
+    itself as its expectation, so that the decoder and the batch statistics also fit cells without augmentation.
+
     Args:
         drop: probability that a gene of a cell is set to zero.
         noise: standard deviation of the noise, on log-expression; zeros stay zero.
@@ -47,7 +50,8 @@ class GeneDropout(Augmentation):
             jitter_ng = torch.randn(x_ng.shape, generator=generator, device=generator.device)
             x_ng = torch.where(x_ng == 0, x_ng, x_ng + self.noise * jitter_ng)
         if self.drop > 0:
-            x_ng = x_ng * dropout_mask(tuple(x_ng.shape), self.drop, generator)[0]
+            mask_ng, keep_rate = dropout_mask(tuple(x_ng.shape), self.drop, generator)
+            x_ng = x_ng * mask_ng / keep_rate
         return x_ng
 
 

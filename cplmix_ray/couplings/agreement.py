@@ -5,7 +5,8 @@ An arm sends q_a and gets S = sum_a q_a back; with m_a = (S - q_a) / (A - 1), th
     -(A - 1) E log <q_a, m_a>,
 
 the log-probability that its category and another arm's, drawn independently, are the same. For two arms the gradients
-of both are exactly those of -E log <q_1, q_2>; for more, every arm follows the mean of the others, held constant.
+of both are exactly those of -E log <q_1, q_2>. For more, every arm follows the mean of the others, held constant: this
+is no sum over pairs, and not the gradient of one loss of all arms.
 Unlike a distance between logarithms it favours posteriors near 0 and 1: <q_a, m_a> is largest at a corner of the
 simplex. Its trivial solution, one category for all cells, is avoided by the weight of the marginal entropy.
 """

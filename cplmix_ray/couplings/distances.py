@@ -9,8 +9,14 @@ that of the full pairwise sum. The couplings differ in the embedding:
 
     d_sigma    u = log q / sigma       Marghi et al. 2021, Eq. 7; sigma is each category's standard deviation
                                       over the minibatch
-    aitchison  u = clr(log q)          the exact Aitchison distance, of which d_sigma is a scaled relative
+    aitchison  u = clr(log q)          the exact Aitchison distance d_A
     euclidean  u = q                   small probabilities hardly count
+
+With v = log q_a - log q_b and g = u_a - u_b - v for d_sigma, max over the K categories and mean(g) their mean,
+
+    (d_A - ||g - mean(g)||)^2 <= d_sigma^2 <= d_A^2 + K (max|v| + max|g|)^2.
+
+This is Proposition 3 with absolute values; as printed, without them, it has counterexamples (tests/test_simplex.py).
 """
 
 from abc import ABC, abstractmethod

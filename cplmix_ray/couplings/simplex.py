@@ -17,7 +17,9 @@ def clr(log_q_nk: Tensor) -> Tensor:
 def centre(log_q_ank: Tensor) -> Tensor:
     """Aitchison mean of the arms' posteriors: the normalised geometric mean over the leading axis.
 
-    It is the point with the least sum of squared Aitchison distances to the arms.
+    It is the point with the least sum of squared Aitchison distances to the arms. Each probability is at least the
+    arms' geometric mean, and at least the geometric mean of the centres without one arm. It is not the posterior
+    q(c|x_1..x_A) of Propositions 1 and 2: see :func:`joint_posterior`.
 
     Args:
         log_q_ank: log-posteriors, shape (A, n, K).
@@ -26,6 +28,24 @@ def centre(log_q_ank: Tensor) -> Tensor:
         Probabilities, shape (n, K).
     """
     return torch.softmax(log_q_ank.mean(dim=0), dim=-1)
+
+
+def joint_posterior(log_q_ank: Tensor, log_prior_k: Tensor) -> Tensor:
+    """Posterior q(c|x_1..x_A) of the category that A copies share, if they are independent given the category.
+
+    By Bayes' rule it is proportional to prod_a q(c|x_a) / p(c)^(A-1), a product of experts. Its accuracy rises with the
+    number of copies (Marghi et al. 2021, Proposition 2), which does not hold for :func:`centre` with unequal priors:
+    that counts the prior once, but the evidence of A copies as that of one. The copies of one cell are not independent,
+    so the scores of this package use :func:`centre`.
+
+    Args:
+        log_q_ank: log-posteriors q(c|x_a), shape (A, n, K).
+        log_prior_k: logarithm of the prior p(c) that they have in common, shape (K,).
+
+    Returns:
+        Probabilities, shape (n, K).
+    """
+    return torch.softmax(log_q_ank.sum(dim=0) - (len(log_q_ank) - 1) * log_prior_k, dim=-1)
 
 
 def floored_std(

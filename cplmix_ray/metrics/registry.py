@@ -132,6 +132,13 @@ for _metric in (
         shown_in=("progress", "summary", "trials", "benchmark"),
     ),
     Metric(
+        "acc_of_arms",
+        "max",
+        "`acc` of the categories of each arm alone, mean over arms, as the paper reports it.",
+        label="ACC of arms",
+        needs_labels=True,
+    ),
+    Metric(
         "ari",
         "max",
         "Adjusted Rand index: agreement on pairs of cells (same group or different groups) between categories and "
@@ -171,8 +178,9 @@ for _metric in (
     Metric(
         "amp",
         "max",
-        "Mean over cells of the largest posterior probability. It is at least 1/K; its maximum depends on tau: "
-        "e/(e+K-1) at tau = 1, and near 1 at small tau.",
+        "Mean over cells of the largest probability of the consensus. It is at least 1/K; its maximum depends on tau: "
+        "e/(e+K-1) at tau = 1, and near 1 at small tau. The tempered posterior and the consensus make it incomparable "
+        "with published values of this name.",
         label="AMP",
         shown_in=("summary", "trials"),
     ),

@@ -52,19 +52,18 @@ class ModelSettings(Section):
     posterior: Literal["tempered", "softmax"] = Field(
         "tempered",
         description=(
-            "tempered: softmax(softmax(logits) / tau), whose logarithms are bounded, as the distances between "
-            "them require. softmax: the plain softmax, for the agreement coupling."
+            "tempered: softmax(softmax(logits) / tau), from later code of the authors; its logarithms are bounded, "
+            "as the distances between them require. softmax: the plain softmax, for the agreement coupling."
         ),
     )
     tau: float | None = Field(
         None,
         gt=0,
-        description=(
-            "Temperature of the tempered posterior; default: 1/K. (This is not the Gumbel temperature, which "
-            "the paper calls tau.)"
-        ),
+        description="Temperature of the tempered posterior; default: 1/K. The paper's tau is --gumbel-temperature.",
     )
-    gumbel_temperature: float = Field(1.0, gt=0, description="Temperature of the Gumbel-softmax sample.")
+    gumbel_temperature: float = Field(
+        1.0, gt=0, description="Temperature of the Gumbel-softmax sample; the tau of the paper, 0.67 for its images."
+    )
     likelihood: LikelihoodName = Field(
         "auto",
         description=(

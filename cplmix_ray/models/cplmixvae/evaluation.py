@@ -32,7 +32,7 @@ def scores_of(outputs: Mapping[str, np.ndarray], data: "Dataset", idx_n: np.ndar
     labels_n = None if data.labels_n is None else data.labels_n[idx_n]
     truth_nm = None if data.truth_nm is None else data.truth_nm[idx_n]
     probs_nk, state_nd = outputs["probs_nk"][idx_n], outputs["state_nd"][idx_n]
-    scores = score(outputs["log_q_ank"][:, idx_n], probs_nk, labels_n)[0]
+    scores = _category_scores(outputs["log_q_ank"][:, idx_n], probs_nk, labels_n)[0]
     return {**scores, **state_scores(state_nd, truth_nm, labels_n, probs_nk.argmax(axis=1))}
 
 
@@ -42,13 +42,23 @@ def source_scores(
     """Scores of the consensus and of each arm for cells that were read."""
     probs_nk, state_nd, losses = outputs["probs_nk"], outputs["state_nd"], outputs["reconstruction_a"].tolist()
     category_n = probs_nk.argmax(axis=1)
-    consensus, arms = score(outputs["log_q_ank"], probs_nk, source.labels_n)
+    consensus, arms = _category_scores(outputs["log_q_ank"], probs_nk, source.labels_n)
     consensus.update(state_scores(state_nd, source.truth_nm, source.labels_n, category_n))
     consensus["reconstruction"] = sum(losses) / len(losses)
     if source.factors is not None:
         consensus |= disentanglement(state_nd, category_n, source.factors.classes_nf, seed)
     for scores, loss in zip(arms, losses, strict=True):
         scores["reconstruction"] = loss
+    return consensus, arms
+
+
+def _category_scores(
+    log_q_ank: np.ndarray, probs_nk: np.ndarray, labels_n: np.ndarray | None
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Scores of the consensus, with the mean accuracy of the arms, and of each arm."""
+    consensus, arms = score(log_q_ank, probs_nk, labels_n)
+    if "acc" in consensus:
+        consensus["acc_of_arms"] = float(np.mean([scores["acc"] for scores in arms]))
     return consensus, arms
 
 

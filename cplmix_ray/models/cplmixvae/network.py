@@ -144,7 +144,10 @@ class PackedArms(nn.Module):
         return [DenseRows(squares_ng) for squares_ng in squares_mg.chunk(len(rows))], self.pose_norm(pose_an3)
 
     def _posterior(self, logits_ank: Tensor) -> Tensor:
-        """log q over the K categories: of the plain softmax p, or of softmax(p / tau), which bounds log q below."""
+        """log q over the K categories: of the plain softmax p, or of softmax(p / tau), which bounds log q below.
+
+        The latter is in the authors' later code, not in the papers, whose tau is the Gumbel temperature.
+        """
         tempered = self.model.posterior == "tempered"
         if self.pool is None and not tempered:
             return torch.log_softmax(logits_ank, dim=-1)
