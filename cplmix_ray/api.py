@@ -197,7 +197,7 @@ class CplMixVAE:
 
     @_errors_in_python()
     def get_probabilities(self, adata: anndata.AnnData | None = None) -> np.ndarray:
-        """Consensus posterior, shape (n, K)."""
+        """Consensus of the arms' posteriors (their normalised geometric mean), shape (n, K)."""
         return self._infer("probs_nk", adata)[0]
 
     @_errors_in_python()
