@@ -100,7 +100,7 @@ class Copies(Section):
             "cutting it off. standardise: centre it and scale it to the same size in all images. deskew: "
             "remove its slant. pose: rotate it as affine does, and give it the position and size of another "
             "image of the minibatch. thinning: keep a random part of the molecules. gene_dropout: set random "
-            "genes to zero. learned: use the augmenter given by --augmenter."
+            "genes to zero and divide the others by the kept share. learned: use the augmenter given by --augmenter."
         ),
     )
     augmenter: PathText | None = Field(
