@@ -1,14 +1,15 @@
-"""Other methods: k-means and Leiden on principal components, k-means on the latent space of scVI."""
+"""Other methods: the initial clustering alone, clustering of principal components or of the latent space of scVI."""
 
 import importlib.util
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anndata
 import numpy as np
 import pandas as pd
+import psutil
 import scipy.sparse as sp
 
 from cplmix_ray.benchmarks.entries import Baseline
@@ -19,6 +20,7 @@ from cplmix_ray.data.preprocessing.fit import fit_preparation
 from cplmix_ray.data.preprocessing.genes import columns_of
 from cplmix_ray.data.preprocessing.preparation import check_finite
 from cplmix_ray.data.source import Source
+from cplmix_ray.models.registry import build_dataset
 from cplmix_ray.utils.errors import InputError
 
 _NEEDS = {"leiden": ("igraph",), "scvi_kmeans": ("scvi",)}
@@ -30,7 +32,7 @@ class Clustering:
     """Categories of n cells, and a note for the column ``detail``."""
 
     category_n: np.ndarray
-    detail: str
+    detail: str = ""
 
 
 def require_method(method: str) -> None:
@@ -52,16 +54,25 @@ def find_clusters(method: str, source: Source, k: int, config: RunConfig, settin
     """
     require_method(method)
     check_finite(source.matrix, source)
+    if k > source.n_cells:
+        raise InputError(f"{source.name} has {source.n_cells} cells, fewer than {k} categories; lower n_categories.")
+    if method == "initial_clustering":
+        return _initial_clustering(source, config)
     if method == "scvi_kmeans":
         return _scvi_kmeans(source, k, config, settings)
     values_ng = fit_preparation(source, config.input).matrix.block()
     require_differences(values_ng, source.name)
     points = _components(values_ng, settings)
-    detail = f"{points.shape[1]} PCs"
-    if method == "kmeans":
-        return Clustering(_kmeans(points, k, config.seed, settings), detail)
-    category_n, resolution = _leiden(points, k, config.seed, settings)
-    return Clustering(category_n, f"{detail}, resolution {resolution:.4g}")
+    found = _ON_POINTS[method](points, k, config.seed, settings)
+    return replace(found, detail=", ".join(filter(None, (f"{points.shape[1]} PCs", found.detail))))
+
+
+def _initial_clustering(source: Source, config: RunConfig) -> Clustering:
+    """The categories with which training begins, of all cells: none are held out."""
+    guess_n = build_dataset(source, config.with_settings(input={"val_fraction": 0.0})).training.tables.guess
+    if guess_n is None:
+        raise InputError("These settings have no initial clustering; give the entry preset: cells.")
+    return Clustering(guess_n)
 
 
 def _components(values_ng: Block, settings: Baseline) -> np.ndarray:
@@ -73,14 +84,35 @@ def _components(values_ng: Block, settings: Baseline) -> np.ndarray:
     return principal_components(dense, settings.pcs, 0)
 
 
-def _kmeans(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> np.ndarray:
+def _kmeans(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> Clustering:
     from sklearn.cluster import KMeans
 
-    return KMeans(k, n_init=settings.restarts, random_state=seed).fit_predict(points_np)
+    return Clustering(KMeans(k, n_init=settings.restarts, random_state=seed).fit_predict(points_np))
 
 
-def _leiden(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> tuple[np.ndarray, float]:
-    """Leiden clusters whose number is K or closest to it, and their resolution."""
+def _ward(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> Clustering:
+    from sklearn.cluster import AgglomerativeClustering
+
+    needed, free = 4 * len(points_np) ** 2, psutil.virtual_memory().available  # distances of all pairs, 8 bytes each
+    if needed > free:
+        raise InputError(f"The method ward needs {needed >> 30} GB for {len(points_np)} cells; leave it out.")
+    return Clustering(AgglomerativeClustering(k, linkage="ward").fit_predict(points_np))
+
+
+def _gaussian_mixture(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> Clustering:
+    """A mixture whose components share one covariance matrix."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    mixture = GaussianMixture(k, covariance_type="tied", n_init=settings.restarts, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the row says it
+        category_n = mixture.fit_predict(points_np.astype(np.float64))
+    return Clustering(category_n, f"{mixture.n_iter_} iterations" + ("" if mixture.converged_ else ", not converged"))
+
+
+def _leiden(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> Clustering:
+    """Leiden clusters whose number is K or closest to it."""
     import scanpy
 
     cells = anndata.AnnData(points_np, obs=pd.DataFrame(index=[str(i) for i in range(len(points_np))]))
@@ -94,7 +126,11 @@ def _leiden(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> tup
         warnings.simplefilter("ignore")  # scanpy and what it imports warn of their own future
         near = min(settings.neighbours, len(points_np) - 1)
         scanpy.pp.neighbors(cells, n_neighbors=near, use_rep="X", random_state=seed, transformer="sklearn")
-        return resolve_clusters(clusters_at, k)
+        category_n, resolution = resolve_clusters(clusters_at, k)
+    found = len(np.unique(category_n))
+    return Clustering(
+        category_n, f"resolution {resolution:.4g}" + ("" if found == k else f", {found} clusters, never {k}")
+    )
 
 
 def resolve_clusters(clusters_at: Callable[[float], np.ndarray], k: int) -> tuple[np.ndarray, float]:
@@ -142,5 +178,10 @@ def _scvi_kmeans(source: Source, k: int, config: RunConfig, settings: Baseline) 
         points = model.get_latent_representation()
     detail = f"scvi {scvi.__version__}, {model.trainer.current_epoch} epochs"
     return Clustering(
-        _kmeans(points, k, config.seed, settings), detail + ("" if counts else ", values rounded to counts")
+        _kmeans(points, k, config.seed, settings).category_n,
+        detail + ("" if counts else ", values rounded to counts"),
     )
+
+
+_ON_POINTS = {"kmeans": _kmeans, "leiden": _leiden, "ward": _ward, "gaussian_mixture": _gaussian_mixture}
+"""Methods that cluster principal components: (points_np, k, seed, settings) -> clusters."""

@@ -1,19 +1,27 @@
-"""Entries of a benchmark: a YAML list of methods, settings and data to compare."""
+"""Entries of a benchmark: a YAML list of methods, settings and data, or cell sets and recipes that are all combined."""
 
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 
 from cplmix_ray.config.files import describe
 from cplmix_ray.config.section import Section
 from cplmix_ray.config.yaml_file import read_yaml
+from cplmix_ray.simulation.settings import Simulation
 from cplmix_ray.utils.errors import InputError
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Method = Literal["cplmix", "kmeans", "leiden", "scvi_kmeans"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="What to call it in rows and tables.")]
+Part = Annotated[
+    Literal["choose", "report"],
+    Field(description="Whether recipes may be chosen by their scores on these cells, or are only reported on them."),
+]
+Method = Literal["cplmix", "initial_clustering", "kmeans", "leiden", "ward", "gaussian_mixture", "scvi_kmeans"]
+USES_ALL_SETTINGS = ("cplmix", "initial_clustering")
+"""Methods that all settings may concern; the others use the input section alone."""
 
 
 class Baseline(Section):
@@ -21,25 +29,41 @@ class Baseline(Section):
 
     pcs: int = Field(50, ge=1, description="Principal components on which cells are clustered.")
     scale: bool = Field(False, description="Give every gene unit variance before the principal components.")
-    restarts: int = Field(10, ge=1, description="k-means: starts, of which the best counts.")
+    restarts: int = Field(10, ge=1, description="k-means and Gaussian mixture: starts, of which the best counts.")
     neighbours: int = Field(15, ge=2, description="Leiden: neighbours in the graph of cells.")
     epochs: int | None = Field(None, ge=1, description="scVI: passes over the cells; default: scvi-tools' own rule.")
 
 
-class Entry(Section):
-    """A method with its settings on a data set, run once for every seed.
+class Cells(Section):
+    """The cells of a file, or simulated ones, and their known types."""
+
+    simulation: Simulation | None = Field(
+        None, description="Settings as for simulate: cells that are simulated once, into --out, in place of a file."
+    )
+    data: str | None = Field(
+        None, description="As for train; ${NAME} is a variable, a plain path is looked for in --data-dir."
+    )
+    labels_key: str | None = Field(None, description="Column of obs with known types; the digits bring their own.")
+    min_cells_per_type: int = Field(1, ge=1, description="Types with fewer cells are left out, for all methods alike.")
+    n_categories: int | None = Field(
+        None, ge=1, description="Number of categories; default: that in set or over, else the number of types kept."
+    )
+
+    @field_validator("data")
+    @classmethod
+    def _one_source(cls, data: str | None, info: ValidationInfo) -> str | None:
+        if "simulation" in info.data and (data is None) == (info.data["simulation"] is None):
+            raise ValueError("give a file, or a simulation in its place")
+        return data
+
+
+class Finder(Section):
+    """A method with its settings and seeds.
 
     ``over`` lists values of settings; all their combinations are measured.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="What to call it in rows and tables.")
-    data: str = Field(description="As for train; ${NAME} is a variable, a plain path is looked for in --data-dir.")
-    labels_key: str | None = Field(None, description="Column of obs with known types; the digits bring their own.")
-    min_cells_per_type: int = Field(1, ge=1, description="Types with fewer cells are left out, for all methods alike.")
     method: Method = Field("cplmix", description="What finds the types.")
-    n_categories: int | None = Field(
-        None, ge=1, description="Number of categories; default: that in set or over, else the number of types kept."
-    )
     preset: str | None = Field(None, description="Recipe that ships with the package, as for train.")
     config: str | None = Field(None, description="YAML file of settings, seen from the folder of this file.")
     seeds: tuple[Seed, ...] = Field((0, 1, 2), strict=False, min_length=1, description="A run for each.")
@@ -55,13 +79,9 @@ class Entry(Section):
         return over
 
     @model_validator(mode="after")
-    def _said_once(self) -> "Entry":
+    def _one_base(self) -> "Finder":
         if self.preset and self.config:
             raise ValueError("preset and config both name a recipe; give one of them")
-        named = "model.n_categories" in {*self.set, *self.over}
-        twice = sorted({*self.set} & {*self.over}) or (["model.n_categories"] if named and self.n_categories else [])
-        if twice:
-            raise ValueError(f"{twice[0]} is given twice")
         return self
 
     def points(self) -> Iterator[dict[str, Any]]:
@@ -70,27 +90,102 @@ class Entry(Section):
             yield {**self.set, **dict(zip(self.over, values, strict=True))}
 
 
+class CellSet(Cells):
+    """Cells on which recipes are compared."""
+
+    name: Name
+    part: Part
+
+
+class Recipe(Finder):
+    """A method and settings that are the same for all cell sets."""
+
+    name: Name
+    leave_out: tuple[str, ...] = Field((), strict=False, description="Names of cell sets that it cannot take.")
+
+
+class Compared(Section):
+    """What an entry is in a comparison of recipes."""
+
+    recipe: Name
+    cell_set: Name
+    part: Part
+
+
+class Entry(Cells, Finder):
+    """A method with its settings on some cells, run once for every seed."""
+
+    name: Name
+    compared: Compared | None = Field(None, description="Recipe, cell set and part in the comparison of recipes.")
+
+    @model_validator(mode="after")
+    def _said_once(self) -> "Entry":
+        named = "model.n_categories" in {*self.set, *self.over}
+        twice = sorted({*self.set} & {*self.over}) or (["model.n_categories"] if named and self.n_categories else [])
+        if twice:
+            raise ValueError(f"{twice[0]} is given twice")
+        return self
+
+
+class Comparison(Section):
+    """Cell sets and recipes, each of which is measured on all sets."""
+
+    cell_sets: tuple[CellSet, ...] = Field(strict=False, min_length=1)
+    recipes: tuple[Recipe, ...] = Field(strict=False, min_length=1)
+
+    @model_validator(mode="after")
+    def _known_sets(self) -> "Comparison":
+        names = [cells.name for cells in self.cell_sets]
+        for recipe in self.recipes:
+            for name in recipe.leave_out:
+                if name not in names:
+                    raise ValueError(f"recipe '{recipe.name}' leaves out '{name}', which is no cell set")
+        return self
+
+    def entries(self) -> Iterator[Entry]:
+        """Every recipe on every set, named SET-RECIPE; those on the same cells follow each other."""
+        for cells in self.cell_sets:
+            for recipe in self.recipes:
+                if cells.name not in recipe.leave_out:
+                    yield Entry(
+                        **cells.model_dump(exclude={"name", "part", "simulation"}),
+                        **recipe.model_dump(exclude={"name", "leave_out", "baseline"}),
+                        name=f"{cells.name}-{recipe.name}",
+                        simulation=cells.simulation,
+                        baseline=recipe.baseline,
+                        compared=Compared(recipe=recipe.name, cell_set=cells.name, part=cells.part),
+                    )
+
+
 def load_entries(path: str | Path, only: tuple[str, ...] = ()) -> list[Entry]:
     """Read the entries of a benchmark.
 
     Args:
-        only: names of those to take; empty takes all.
+        only: names of those to take, or of cell sets or recipes; empty takes all.
 
     Raises:
-        InputError: the file is missing, is no YAML list of entries, or a name is not in it.
+        InputError: the file is missing, is no YAML list of entries and no comparison, or a name is not in it.
     """
     tree = read_yaml(path, "benchmark")
-    if not isinstance(tree, list) or not tree:
+    if not isinstance(tree, list | dict) or not tree:
         raise InputError(f"{path} is no list of entries, each with a name and data; see tune_configs/bench_cells.yaml.")
     try:
-        entries = TypeAdapter(list[Entry]).validate_python(tree)
+        if isinstance(tree, dict):
+            entries = list(Comparison.model_validate(tree).entries())
+        else:
+            entries = TypeAdapter(list[Entry]).validate_python(tree)
     except ValidationError as error:
         raise InputError(f"{path}: {describe(error)}; see tune_configs/bench_cells.yaml.") from None
     names = [entry.name for entry in entries]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InputError(f"{path} has more than one entry '{twice[0]}'; give each its own name.")
-    missing = [name for name in only if name not in names]
+    groups = [name for entry in entries if entry.compared for name in (entry.compared.cell_set, entry.compared.recipe)]
+    missing = [name for name in only if name not in (*groups, *names)]
     if missing:
-        raise InputError(f"{path} has no entry '{missing[0]}'; it has {', '.join(names)}.")
-    return [entry for entry in entries if not only or entry.name in only]
+        raise InputError(f"{path} has no entry '{missing[0]}'; it has {', '.join(dict.fromkeys(groups or names))}.")
+    return [entry for entry in entries if not only or _names_of(entry) & {*only}]
+
+
+def _names_of(entry: Entry) -> set[str]:
+    return {entry.name, *((entry.compared.cell_set, entry.compared.recipe) if entry.compared else ())}

@@ -3,7 +3,7 @@
 import functools
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from cplmix_ray.data.dataset import Dataset
 from cplmix_ray.data.device_transfer import row_reader
 from cplmix_ray.data.io.read import read_source
 from cplmix_ray.data.source import Source
+from cplmix_ray.data.splits import take_cells
 from cplmix_ray.evaluation.trained_model import TrainedModel
 from cplmix_ray.metrics.category_scores import label_scores
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
@@ -81,19 +82,12 @@ def drop_rare_types(source: Source, least: int) -> Source:
     """
     if least <= 1:
         return source
-    labels_n, held_out_n = _known_labels(source, f"min_cells_per_type {least}"), source.held_out_n
+    labels_n = _known_labels(source, f"min_cells_per_type {least}")
     types, sizes = np.unique(labels_n[labels_n != ""], return_counts=True)
     keep_n = ~np.isin(labels_n, types[sizes < least])
     if not keep_n.any():
         raise InputError(f"No type in {source.name} has {least} cells; lower min_cells_per_type.")
-    return replace(
-        source,
-        adata=source.adata[keep_n],
-        matrix=source.matrix.take(np.flatnonzero(keep_n)),
-        labels_n=labels_n[keep_n],
-        truth_nm=None if source.truth_nm is None else source.truth_nm[keep_n],
-        held_out_n=None if held_out_n is None else held_out_n[keep_n],
-    )
+    return take_cells(source, np.flatnonzero(keep_n))
 
 
 def _known_labels(source: Source, why: str) -> np.ndarray:

@@ -29,7 +29,7 @@ def pending_runs(runs: Sequence[BenchmarkRun], rows: Path) -> list[BenchmarkRun]
         require_method(method)
     for run in pending:
         data = run.config.input.data
-        if data != "digits" and not Path(data).exists():
+        if run.entry.simulation is None and data != "digits" and not Path(data).exists():
             raise InputError(f"There is no file {data} for entry '{run.entry.name}'; name its folder with --data-dir.")
     return pending
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cplmix_ray.benchmarks.entries import Baseline, Entry
+from cplmix_ray.benchmarks.entries import USES_ALL_SETTINGS, Baseline, Entry
 from cplmix_ray.config import load_config, load_preset
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
+from cplmix_ray.simulation.settings import Simulation
 from cplmix_ray.utils.errors import InputError
 
 _IGNORED = {
@@ -49,14 +50,22 @@ class BenchmarkRun:
         """Identifies the run; its row has the same."""
         return self.entry.name, self.data, self.entry.method, self.hash, str(self.config.seed)
 
-    def __str__(self) -> str:
+    @property
+    def point(self) -> str:
+        """Values of the settings that the entry compares, each preceded by a space."""
         tree = self.config.model_dump()
-        point = "".join(f" {name}={tree[name.partition('.')[0]][name.partition('.')[2]]}" for name in self.entry.over)
-        return f"{self.entry.name}{point} seed {self.config.seed}"
+        return "".join(f" {name}={tree[name.partition('.')[0]][name.partition('.')[2]]}" for name in self.entry.over)
+
+    def __str__(self) -> str:
+        return f"{self.entry.name}{self.point} seed {self.config.seed}"
 
 
 def expand_entries(
-    entries: Iterable[Entry], home: Path, data_dir: Path | None = None, seeds: tuple[int, ...] = ()
+    entries: Iterable[Entry],
+    home: Path,
+    data_dir: Path | None = None,
+    seeds: tuple[int, ...] = (),
+    simulated: Path = Path("simulated"),
 ) -> list[BenchmarkRun]:
     """All runs of the entries, without duplicates.
 
@@ -64,13 +73,17 @@ def expand_entries(
         home: folder of the benchmark's file.
         data_dir: folder of data with a relative path; default: CPLMIX_RAY_DATA, else the working folder.
         seeds: replace the entries' own.
+        simulated: folder of simulated cells.
 
     Raises:
         InputError: a setting is unknown or out of bounds, or a variable is not set.
     """
     runs: dict[tuple[str, ...], BenchmarkRun] = {}
     for entry in entries:
-        data = resolve_path(entry.data, data_dir)
+        if entry.simulation is None:
+            data = resolve_path(str(entry.data), data_dir)
+        else:
+            data = simulated_file(entry.simulation, simulated)
         for point in entry.points():
             config = settings_at(entry, point, home, data)
             k_from_types = entry.n_categories is None and "model.n_categories" not in point
@@ -123,10 +136,16 @@ def resolve_path(data: str, data_dir: Path | None) -> str:
     return path if path == "digits" else str(folder / path)
 
 
+def simulated_file(simulation: Simulation, folder: Path) -> str:
+    """Path of the cells simulated with these settings; other settings have another name."""
+    digest = hashlib.sha256(settings_text(simulation.model_dump()).encode()).hexdigest()[:8]
+    return str(folder / f"simulated-{simulation.types}-types-{digest}.h5ad")
+
+
 def _identity(entry: Entry, config: CplMixVAEConfig, point: dict[str, Any], k_from_types: bool) -> tuple[str, str]:
     """Settings as text, and the hash."""
     settings = result_settings(entry, config, k_from_types)
-    plain = entry.model_copy(update={"min_cells_per_type": 1, "baseline": Baseline()})
+    plain = entry.model_copy(update={"min_cells_per_type": 1, "baseline": Baseline(), "simulation": Simulation()})
     defaults = result_settings(plain, CplMixVAEConfig(), False)
     shown = {name: value for name, value in settings.items() if name in point or value != defaults[name]}
     whole = settings_text({**settings, "labels_key": entry.labels_key})
@@ -137,11 +156,13 @@ def result_settings(entry: Entry, config: CplMixVAEConfig, k_from_types: bool) -
     """Settings by dotted names on which a result depends, besides the cells, the method and the seed."""
     found: dict[str, Any] = {"min_cells_per_type": entry.min_cells_per_type}
     for section, part in config.model_dump(mode="json").items():
-        if section in ("family", "seed", "placement") or (entry.method != "cplmix" and section != "input"):
+        if section in ("family", "seed", "placement") or (entry.method not in USES_ALL_SETTINGS and section != "input"):
             continue
         found.update({f"{section}.{name}": v for name, v in part.items() if name not in _IGNORED.get(section, ())})
     found["model.n_categories"] = "types" if k_from_types else config.model.n_categories
-    if entry.method != "cplmix":
+    if entry.simulation is not None:
+        found.update({f"simulation.{name}": value for name, value in entry.simulation.model_dump().items()})
+    if entry.method not in USES_ALL_SETTINGS:
         found.update({f"baseline.{name}": value for name, value in entry.baseline.model_dump().items()})
     return found
 

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from cplmix_ray.benchmarks.entries import Method
 from cplmix_ray.cli.parser import Flag, loading, parse_line
 from cplmix_ray.cli.speed_command import Speed, speed
 from cplmix_ray.utils.errors import InputError, TrainingError
@@ -13,15 +14,17 @@ from cplmix_ray.utils.errors import InputError, TrainingError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cplmix_ray.benchmarks.runs import BenchmarkRun
+
 
 @dataclass(frozen=True)
 class Accuracy:
     """Run every entry of a benchmark with every seed and add one row per run; runs that have a row are skipped."""
 
     bench: tyro.conf.Positional[str]
-    """YAML list of entries; see tune_configs/bench_cells.yaml."""
+    """YAML list of entries, or cell sets and recipes that are all combined; see tune_configs/bench_cells.yaml."""
     out: str
-    """Folder for the output of the runs: categories, TensorBoard values and settings."""
+    """Folder for the output of the runs: categories, TensorBoard values, settings and simulated cells."""
     rows: str | None = None
     """CSV file to which rows are added; default: rows.csv in --out."""
     data_dir: str | None = None
@@ -29,7 +32,7 @@ class Accuracy:
     seeds: tuple[int, ...] = ()
     """Seeds to use instead of those of the entries."""
     only: tuple[str, ...] = ()
-    """Names of the entries to run; default: all."""
+    """Names of the entries to run, or of cell sets or recipes; default: all."""
     workers: int = 1
     """Number of runs at a time, each in its own process."""
     threads: int = 1
@@ -66,7 +69,7 @@ class Curve:
     """Setting or column that defines the curves, one for each of its values, such as data, name or coupling."""
     out: str | None = None
     """Figure (.png, .pdf or .svg); default: <y>-<x>.png in the folder of the rows."""
-    method: Literal["cplmix", "kmeans", "leiden", "scvi_kmeans"] = "cplmix"
+    method: Method = "cplmix"
     """Method whose rows are plotted."""
     only: tuple[str, ...] = ()
     """Names of the entries to plot; default: all."""
@@ -117,21 +120,23 @@ def accuracy(command: Accuracy) -> None:
 
     entries = load_entries(command.bench, command.only)
     data_dir = Path(command.data_dir) if command.data_dir else None
-    runs = expand_entries(entries, Path(command.bench).parent, data_dir, command.seeds)
+    out = Path(command.out)
+    runs = expand_entries(entries, Path(command.bench).parent, data_dir, command.seeds, out / "simulated")
     # Slow imports are delayed, so that --help and invalid options are answered at once.
     with loading():
         from cplmix_ray.benchmarks.execute import RunOptions
         from cplmix_ray.benchmarks.results import read_rows, with_keys
         from cplmix_ray.benchmarks.runner import pending_runs, run_benchmark
+        from cplmix_ray.benchmarks.simulated import simulate_missing
         from cplmix_ray.cli.bench_table import BenchmarkProgress, print_summary
         from cplmix_ray.utils.durable import require_writable
 
-    out = Path(command.out)
     path = Path(command.rows) if command.rows else out / "rows.csv"
     for folder in (out, path.parent):
         require_writable(folder)
     pending = pending_runs(runs, path)
     print(f"{len(runs)} runs, {len(runs) - len(pending)} of them have a row in {path}.", flush=True)
+    simulate_missing(pending, data_dir)
     options = RunOptions(out.resolve(), command.threads, command.keep_models)
     try:
         failed = run_benchmark(pending, path, options, command.workers, BenchmarkProgress(len(pending)))
@@ -139,13 +144,29 @@ def accuracy(command: Accuracy) -> None:
         raise TrainingError(
             f"The benchmark was interrupted; repeat the command to continue. Rows are in {path}."
         ) from None
-    print_summary(with_keys(read_rows(path), {run.key for run in runs}))
+    rows = with_keys(read_rows(path), {run.key for run in runs})
+    print_summary(rows)
+    _compare_recipes(rows, runs, path)
     if failed:
         raise TrainingError(
             f"{failed} of {len(pending)} runs failed, for the reasons given above; "
             f"the rows of the others are in {path}."
         )
     print(f"Rows are in {path}.")
+
+
+def _compare_recipes(rows: "pd.DataFrame", runs: "list[BenchmarkRun]", path: Path) -> None:
+    """Print and write the ranking of recipes, if the benchmark compares any."""
+    from cplmix_ray.benchmarks.recipes import rank_recipes, recipe_scores, write_comparison
+    from cplmix_ray.cli.bench_table import recipe_tables
+
+    scores = recipe_scores(rows, runs)
+    if scores.empty:
+        return
+    ranking = rank_recipes(scores)
+    recipe_tables(ranking)
+    written = write_comparison(path, scores, ranking)
+    print(f"The ranking is in {written[0]} and {written[1]}.")
 
 
 def rank(command: Rank) -> None:

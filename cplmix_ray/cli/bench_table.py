@@ -63,6 +63,16 @@ def print_summary(rows: "pd.DataFrame") -> None:
     print_table(headings, figures, found[[*words, *figures]].astype(str).to_numpy())
 
 
+def recipe_tables(ranking: "pd.DataFrame") -> None:
+    """Print the ranking of recipes over all cell sets and over those of each part."""
+    from cplmix_ray.benchmarks.recipes import text_of
+
+    figures = ("sets", "mean ARI", "mean ACC", "mean rank", "sets below median", "ARI minus best")
+    for part, table in ranking.groupby("part", sort=False):
+        print(f"Recipes over the cell sets: {part}")
+        print_table(("recipe",), figures, [list(map(text_of, row[1:])) for row in table.itertuples(index=False)])
+
+
 def rank_table(rankings: "pd.DataFrame") -> None:
     """Print the rank correlation of every score with the accuracy, and the accuracy of the run with the best score."""
     figures = ("runs", "Spearman with ACC", "ACC of best by score", "mean ACC", "best ACC")

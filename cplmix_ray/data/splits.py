@@ -25,7 +25,11 @@ def draw_subset(source: Source, n: int, seed: int) -> Source:
     Raises:
         InputError: there are fewer.
     """
-    idx_n = draw_cells(source.n_cells, n, seed, source.name)
+    return take_cells(source, draw_cells(source.n_cells, n, seed, source.name))
+
+
+def take_cells(source: Source, idx_n: np.ndarray) -> Source:
+    """The source with the cells ``idx_n`` alone."""
     held_out_n, factors = source.held_out_n, source.factors
     if held_out_n is not None:
         held_out_n = held_out_n[idx_n]
