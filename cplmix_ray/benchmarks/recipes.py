@@ -18,7 +18,7 @@ def recipe_scores(rows: pd.DataFrame, runs: Iterable[BenchmarkRun]) -> pd.DataFr
     """Means over seeds of the runs that compare recipes.
 
     Returns:
-        Columns part, cell_set, recipe, method, runs, ari, acc; without runs that have no row.
+        Columns part, cell_set, recipe, method, runs, ari, acc; without runs that have no row or no ARI.
     """
     kept = {run.key: run for run in runs if run.entry.compared is not None}
     found = []
@@ -26,7 +26,7 @@ def recipe_scores(rows: pd.DataFrame, runs: Iterable[BenchmarkRun]) -> pd.DataFr
         if (run := kept.get(key)) is not None and run.entry.compared is not None:
             name = {**run.entry.compared.model_dump(), "method": run.entry.method}
             found.append({**name, "recipe": name["recipe"] + run.point, "ari": ari, "acc": acc})
-    scores = pd.DataFrame(found, columns=["part", "cell_set", "recipe", "method", "ari", "acc"])
+    scores = pd.DataFrame(found, columns=["part", "cell_set", "recipe", "method", "ari", "acc"]).dropna()
     by = scores.groupby(["part", "cell_set", "recipe", "method"], sort=False)
     return by.agg(runs=("ari", "size"), ari=("ari", "mean"), acc=("acc", "mean")).reset_index()
 
