@@ -98,10 +98,10 @@ def test_a_comparison_that_cannot_be_used_is_one_sentence(sets, recipes, words, 
 
 def test_simulated_cells_are_made_once_and_are_those_of_simulate(cells, tmp_path):
     def run_of(**changes):
-        entry = Entry.model_validate({"name": "s", "simulation": {**FEW, **changes}, "labels_key": "cell_type", **KM})
+        simulation = {"name": "s", "simulation": {**FEW, **changes}, "labels_key": "cell_type"}
+        entry = Entry.model_validate({**simulation, "method": "kmeans", "seeds": [0]})
         return expand_entries([entry], HOME, cells, simulated=tmp_path)[0]
 
-    KM = {"method": "kmeans", "seeds": [0]}
     first, told = run_of(), []
     simulate_missing([first], cells, told.append)
     simulate_missing([first], cells, told.append)
@@ -110,6 +110,10 @@ def test_simulated_cells_are_made_once_and_are_those_of_simulate(cells, tmp_path
     source = load_cells(first)
     assert (source.matrix.block().toarray() == expected.X.toarray()).all()
     assert source.labels_n.tolist() == expected.obs["cell_type"].tolist()
+    (cells / "tree.csv").write_text("label,parent,height\nroot,,1\nleft,root,0\nright,root,0\n")
+    of_tree = run_of(tree="tree.csv", types=2)
+    simulate_missing([of_tree], cells, told.append)
+    assert set(load_cells(of_tree).labels_n) == {"left", "right"}, "the tree is looked for in the folder of the data"
     other = run_of(seed=4)
     assert other.key != first.key and other.data != first.data
     assert "simulation.seed=4" in other.settings

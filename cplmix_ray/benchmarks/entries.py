@@ -57,7 +57,7 @@ class Cells(Section):
         return data
 
 
-class Finder(Section):
+class MethodSettings(Section):
     """A method with its settings and seeds.
 
     ``over`` lists values of settings; all their combinations are measured.
@@ -79,7 +79,7 @@ class Finder(Section):
         return over
 
     @model_validator(mode="after")
-    def _one_base(self) -> "Finder":
+    def _one_base(self) -> "MethodSettings":
         if self.preset and self.config:
             raise ValueError("preset and config both name a recipe; give one of them")
         return self
@@ -97,7 +97,7 @@ class CellSet(Cells):
     part: Part
 
 
-class Recipe(Finder):
+class Recipe(MethodSettings):
     """A method and settings that are the same for all cell sets."""
 
     name: Name
@@ -112,7 +112,7 @@ class Compared(Section):
     part: Part
 
 
-class Entry(Cells, Finder):
+class Entry(Cells, MethodSettings):
     """A method with its settings on some cells, run once for every seed."""
 
     name: Name
@@ -168,7 +168,9 @@ def load_entries(path: str | Path, only: tuple[str, ...] = ()) -> list[Entry]:
     """
     tree = read_yaml(path, "benchmark")
     if not isinstance(tree, list | dict) or not tree:
-        raise InputError(f"{path} is no list of entries, each with a name and data; see tune_configs/bench_cells.yaml.")
+        raise InputError(
+            f"{path} is neither a list of entries nor cell sets and recipes; see tune_configs/bench_cells.yaml."
+        )
     try:
         if isinstance(tree, dict):
             entries = list(Comparison.model_validate(tree).entries())
