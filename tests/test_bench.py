@@ -193,9 +193,9 @@ def staircase(steps: dict[float, int]):
     return clusters_at
 
 
-@pytest.mark.parametrize("k", [1, 4, 9, 30])
+@pytest.mark.parametrize("k", [1, 4, 9, 30, 250])
 def test_the_resolution_is_found_by_bisection(k):
-    clusters_at = staircase({0.3 * n: n for n in range(1, 60)})
+    clusters_at = staircase({0.3 * n: n for n in range(1, 300)})
     found, resolution = resolve_clusters(clusters_at, k)
     assert len(found) == k == len(clusters_at(resolution))
 

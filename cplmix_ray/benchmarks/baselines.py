@@ -133,6 +133,10 @@ def _leiden(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> Clu
     )
 
 
+_HIGHEST = 1e6
+"""Resolution at which the search for more clusters ends."""
+
+
 def resolve_clusters(clusters_at: Callable[[float], np.ndarray], k: int) -> tuple[np.ndarray, float]:
     """Find K clusters by bisection of the resolution; if their number jumps over K, search around the jump.
 
@@ -140,6 +144,8 @@ def resolve_clusters(clusters_at: Callable[[float], np.ndarray], k: int) -> tupl
     """
     tried: list[tuple[int, float, np.ndarray]] = []
     low, high, at = 0.0, 20.0, 1.0
+    while len(np.unique(clusters_at(high))) < k and high < _HIGHEST:
+        low, high, at = high, 2 * high, 1.5 * high
     for _ in range(25):
         category_n = clusters_at(at)
         found = len(np.unique(category_n))
