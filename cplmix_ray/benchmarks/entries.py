@@ -130,11 +130,13 @@ class Entry(Cells, MethodSettings):
 class Comparison(Section):
     """Cell sets and recipes, each of which is measured on all sets."""
 
-    cell_sets: tuple[CellSet, ...] = Field(strict=False, min_length=1)
-    recipes: tuple[Recipe, ...] = Field(strict=False, min_length=1)
+    cell_sets: tuple[CellSet, ...] = Field(strict=False)
+    recipes: tuple[Recipe, ...] = Field(strict=False)
 
     @model_validator(mode="after")
     def _known_sets(self) -> "Comparison":
+        if not self.cell_sets or not self.recipes:
+            raise ValueError("cell_sets and recipes need at least one item each")
         names = [cells.name for cells in self.cell_sets]
         for recipe in self.recipes:
             for name in recipe.leave_out:
