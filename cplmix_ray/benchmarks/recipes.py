@@ -43,7 +43,7 @@ def rank_recipes(scores: pd.DataFrame) -> pd.DataFrame:
         than 0.03 below that of the median recipe; minus_best, mean difference of the ARI to that of the recipe with the
         best mean, over the recipe's own sets.
     """
-    parts = [scores["part"] == part for part in scores["part"].unique()]
+    parts = [scores["part"] == part for part in sorted(scores["part"].unique())]
     found = [_ranking(scores, ALL), *(_ranking(scores[part], scores["part"][part].iloc[0]) for part in parts)]
     return pd.concat(found, ignore_index=True)
 
@@ -71,7 +71,7 @@ def _ranking(scores: pd.DataFrame, part: str) -> pd.DataFrame:
 
 
 def scores_by_set(scores: pd.DataFrame) -> pd.DataFrame:
-    """ARI of each recipe (rows) on each cell set (columns), in the order of the runs."""
+    """ARI of each recipe (rows) on each cell set (columns), in the order of the rows."""
     wide = scores.pivot(index="recipe", columns="cell_set", values="ari")
     return wide.loc[scores["recipe"].unique(), scores["cell_set"].unique()].rename_axis(columns=None).reset_index()
 
