@@ -71,6 +71,14 @@ class ModelSettings(Section):
             "(negative binomial) and zinb (zero-inflated negative binomial) require raw counts."
         ),
     )
+    decoder: Literal["network", "linear"] = Field(
+        "network",
+        description=(
+            "network: the decoder of the paper, with one network for category and state. linear: every category has "
+            "a mean and loadings of the state on the genes, and the state posterior has a closed form; requires the "
+            "likelihood gaussian."
+        ),
+    )
     state_given_category: bool = Field(True, description="Condition the state posterior on the category.")
     shared_parameters: bool = Field(False, description="Share one set of network weights between all arms.")
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cplmix_ray.collectives.shards import Shards
 from cplmix_ray.distributions.likelihood import Likelihood
 from cplmix_ray.models.cplmixvae.config import ModelSettings
+from cplmix_ray.models.cplmixvae.linear_decoder import LinearDecoder
 from cplmix_ray.nn.dense_rows import ArmRows, DenseRows, rows_of_arms
 from cplmix_ray.nn.gene_layers import OutputLayer
 from cplmix_ray.nn.image_moments import content_view, view_side
@@ -83,9 +84,13 @@ class PackedArms(nn.Module):
         own_kk = torch.zeros(n_k, n_k).fill_diagonal_(1.0)
         pool = own_kk.repeat(n_arms, model.overcluster, 1) if model.overcluster > 1 else None
         self.register_buffer("pool", pool)
-        self.state_head = PackedLinear(n_sets, state_in, 2 * n_d)
-        self.decoder = PackedMLP(n_sets, n_arms, (n_k + n_d, n_b, *back), model.batch_norm)
-        self.output = OutputLayer(n_sets, back[-1] if back else n_b, shape.likelihood.heads * shape.n_genes)
+        self.linear: LinearDecoder | None = None
+        if model.decoder == "linear":
+            self.linear = LinearDecoder(n_sets, n_k, n_d, shape.n_genes)
+        else:
+            self.state_head = PackedLinear(n_sets, state_in, 2 * n_d)
+            self.decoder = PackedMLP(n_sets, n_arms, (n_k + n_d, n_b, *back), model.batch_norm)
+            self.output = OutputLayer(n_sets, back[-1] if back else n_b, shape.likelihood.heads * shape.n_genes)
         self.log_theta = (
             nn.Parameter(torch.zeros(n_sets, 1, shape.n_genes)) if shape.likelihood.has_dispersion else None
         )
@@ -100,7 +105,7 @@ class PackedArms(nn.Module):
         """Initialise each set of weights from its own generator."""
         for arm_set, generator in enumerate(generators):
             for module in self.modules():
-                if isinstance(module, PackedLinear | OutputLayer):
+                if isinstance(module, PackedLinear | OutputLayer | LinearDecoder):
                     module.reset_parameters(arm_set, generator)
 
     def encoder_input(self, x: Rows) -> Rows:
@@ -164,20 +169,26 @@ class PackedArms(nn.Module):
         with torch.no_grad():
             self.pool.copy_(nn.functional.one_hot(groups, self.model.n_categories).to(self.pool))
 
-    def state(self, z_anb: Tensor, c_ank: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(s|c,x), each (A, n, d)."""
+    def state(self, cells: ArmRows, z_anb: Tensor, c_ank: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(s|c,x), each (A, n, d): of the state head, or of the linear decoder."""
+        if self.linear is not None:
+            return self.linear.posterior(rows_of_arms(cells), c_ank)
         inputs = torch.cat([z_anb, c_ank], dim=-1) if self.model.state_given_category else z_anb
         mu_and, log_var_and = self.state_head(inputs).chunk(2, dim=-1)
         return mu_and, log_var_and.clamp(-_LOG_VAR_BOUND, _LOG_VAR_BOUND)
 
     def decode(self, s_and: Tensor, c_ank: Tensor) -> Tensor:
         """Parameters of the likelihood for each gene, (A, n, heads * g)."""
+        if self.linear is not None:
+            return self.linear(s_and, c_ank)
         return self.output(self.decoder(torch.cat([c_ank, s_and], dim=-1)))
 
     def reconstruction(self, cells: ArmRows, s_and: Tensor, c_ank: Tensor) -> Tensor:
         """-E log p(x|s,c), the mean over cells, shape (A,); the output of ``decode`` is computed in blocks."""
-        h_anh = self.decoder(torch.cat([c_ank, s_and], dim=-1))
         rows = [self._rounded(x) for x in rows_of_arms(cells)]
+        if self.linear is not None:
+            return self.linear.loss(self.shape.likelihood, rows, s_and, c_ank)
+        h_anh = self.decoder(torch.cat([c_ank, s_and], dim=-1))
         return self.output.loss(self.shape.likelihood, rows, h_anh, self.log_theta)
 
     def _rounded(self, x: Rows) -> Rows:
