@@ -206,6 +206,22 @@ class CplMixVAE:
         return self._infer("state_nd", adata)[0]
 
     @_errors_in_python()
+    def get_loadings(self) -> pd.DataFrame:
+        """Change of each gene with the state in each category, in units of the prepared cells (log-expression).
+
+        Rows are the genes that the model was trained on; the columns "category:dimension" belong to the columns of
+        :meth:`get_latent_representation`. A cell of category c has the expected expression mu_c + W_c s.
+
+        Raises:
+            InputError: the model is not trained, or its decoder has no loadings.
+        """
+        model = self._require_trained()
+        tables = model.family.gene_tables(model.model, model.preparations)
+        if "loadings" not in tables:
+            raise InputError("This model has no loadings of the state; train it with --decoder linear.")
+        return tables["loadings"]
+
+    @_errors_in_python()
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the model as a checkpoint, which the commands can read too.
 

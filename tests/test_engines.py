@@ -19,6 +19,7 @@ from cplmix_ray.training.loop import Start
 from cplmix_ray.utils.errors import InputError, NonFiniteError, TrainingError
 
 STEPS = 12
+LINEAR = {"decoder": "linear", "reconstruct": "cell", "likelihood": "gaussian"}
 
 
 def config_of(n_arms: int, **model) -> CplMixVAEConfig:
@@ -80,8 +81,9 @@ def assert_same_run(one, other):
         pytest.param(
             2, [(0,), (1,)], {"state_given_category": False, "likelihood": "gaussian"}, marks=pytest.mark.slow
         ),
+        pytest.param(2, [(0,), (1,)], LINEAR, marks=pytest.mark.slow),
     ],
-    ids=["2 actors", "2 actors of 2", "uneven", "shared weights", "switches"],
+    ids=["2 actors", "2 actors of 2", "uneven", "shared weights", "switches", "linear decoder"],
 )
 def test_actors_equal_packed_step_by_step(ray_cluster, data, n_arms, layout, model):
     config = config_of(n_arms, **model)
@@ -101,11 +103,17 @@ def test_final_assignments_do_not_depend_on_the_layout(ray_cluster, data):
     np.testing.assert_array_equal(assignments((0, 1)), assignments((0,), (1,)))
 
 
-def test_packed_run_is_bitwise_reproducible(data):
-    one, other = (run(config_of(3), data, (0, 1, 2)) for _ in range(2))
+@pytest.mark.parametrize("model", [{}, LINEAR], ids=["network", "linear decoder"])
+def test_packed_run_is_bitwise_reproducible_and_resumes_bitwise(data, model):
+    config = config_of(3, **model)
+    half = config.model_copy(update={"training": config.training.model_copy(update={"max_steps": STEPS // 2})})
+    one, other = (run(config, data, (0, 1, 2)) for _ in range(2))
+    middle = run(half, data, (0, 1, 2))[2][-1]
+    resumed = run(config, data, (0, 1, 2), start=Start(middle.step, middle.parts))
     for arm, tensors in one[2][-1].parts.items():
         for name, tensor in tensors.items():
             assert torch.equal(tensor, other[2][-1].parts[arm][name]), name
+            assert torch.equal(tensor, resumed[2][-1].parts[arm][name]), name
 
 
 def test_another_seed_gives_another_run(data):

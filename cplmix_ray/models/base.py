@@ -25,6 +25,7 @@ from cplmix_ray.nn.rows import Rows
 
 if TYPE_CHECKING:  # workers need no reader of files
     import anndata
+    import pandas as pd
 
     from cplmix_ray.data.dataset import Dataset
     from cplmix_ray.data.source import Source
@@ -354,6 +355,10 @@ class Family(ABC):
         for name, output in self.outputs.items():
             if name in outputs and output.cells_axis == 0:
                 adata.obsm[f"{key}_{name}"] = outputs[name]
+
+    def gene_tables(self, model: Model, preparations: Mapping[str, Preparation]) -> "dict[str, pd.DataFrame]":
+        """Tables by name with a row for each gene that the model was trained on, such as loadings of the state."""
+        return {}
 
     def scores(
         self, outputs: Mapping[str, np.ndarray], source: "Source", config: RunConfig

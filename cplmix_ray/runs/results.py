@@ -34,6 +34,8 @@ def annotate(
 ) -> None:
     """Add the outputs of a model in place, with names that begin with ``key``, and its provenance to uns."""
     model.family.annotate(adata, outputs, model.config, key)
+    for name, table in model.family.gene_tables(model.model, model.preparations).items():
+        adata.varm[f"{key}_{name}"] = table.reindex(adata.var_names)  # NaN for genes that were not selected
     adata.uns["cplmix_ray" if key == "cplmix" else f"{key}_ray"] = {
         "version": __version__,
         "config": dump_config(model.config),

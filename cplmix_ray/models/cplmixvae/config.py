@@ -79,6 +79,14 @@ class ModelSettings(Section):
             "likelihood gaussian."
         ),
     )
+    reconstruct: Literal["copy", "cell"] = Field(
+        "copy",
+        description=(
+            "What the decoder reconstructs, and what a linear decoder computes the state from. copy: the arm's copy "
+            "of the cell, as in the paper. cell: the cell itself, so that the state does not contain the noise of the "
+            "copies."
+        ),
+    )
     state_given_category: bool = Field(True, description="Condition the state posterior on the category.")
     shared_parameters: bool = Field(False, description="Share one set of network weights between all arms.")
 

@@ -10,7 +10,7 @@ from cplmix_ray.data.matrix.base import Matrix
 from cplmix_ray.data.neighbors.index import NeighborIndex
 from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.data.training_set import MAIN, Modality, TrainingSet
-from cplmix_ray.distributions.likelihood import DEFAULTS
+from cplmix_ray.distributions.likelihood import DEFAULTS, LIKELIHOODS
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
 from cplmix_ray.models.vaegan.frozen import FrozenAugmenter, read_augmenter
 from cplmix_ray.utils.errors import InputError
@@ -62,6 +62,7 @@ def build_arm_dataset(source: "Source", config: CplMixVAEConfig, root: str | Pat
         )
     train_idx, val_idx = split_source(source, config.input.val_fraction, config.seed)
     fitted = fit_preparation(source, config.input, config.model.likelihood)
+    _require_decoder_for(resolved_likelihood(config, fitted.preparation), config, source.name)
     kinds, augmenter = augmentations_for(config, fitted.preparation, fitted.matrix), None
     if "learned" in kinds:
         augmenter = read_augmenter(Path(root) / str(config.copies.augmenter))
@@ -86,6 +87,14 @@ def build_arm_dataset(source: "Source", config: CplMixVAEConfig, root: str | Pat
 def resolved_likelihood(config: CplMixVAEConfig, preparation: Preparation) -> str:
     """The likelihood, with 'auto' replaced by the default for the kind of data."""
     return DEFAULTS[preparation.kind] if config.model.likelihood == "auto" else config.model.likelihood
+
+
+def _require_decoder_for(likelihood: str, config: CplMixVAEConfig, name: str) -> None:
+    if config.model.decoder == "linear" and LIKELIHOODS[likelihood].squared_error_offset is None:
+        raise InputError(
+            f"--decoder linear requires the likelihood gaussian, and that of {name} is {likelihood}; add --likelihood "
+            f"gaussian, for which cells are log-expression, or leave out --decoder linear."
+        )
 
 
 def augmentations_for(config: CplMixVAEConfig, preparation: Preparation, matrix: Matrix) -> tuple[str, ...]:

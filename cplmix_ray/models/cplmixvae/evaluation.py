@@ -1,6 +1,6 @@
 """Scores of trained coupled mixture VAEs, and their results in AnnData objects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ from cplmix_ray.metrics.state_scores import state_scores
 
 if TYPE_CHECKING:
     import anndata
+    import pandas as pd
 
     from cplmix_ray.data.dataset import Dataset
     from cplmix_ray.data.source import Source
@@ -75,3 +76,12 @@ def annotate_categories(
     adata.obs[f"{key}_confidence"] = probs_nk.max(axis=1).astype(np.float32, copy=False)
     adata.obsm[f"X_{key}"] = outputs["state_nd"].astype(np.float32, copy=False)
     adata.obsm[f"{key}_probs"] = probs_nk.astype(np.float32, copy=False)
+
+
+def loadings_table(loadings_kdg: np.ndarray, genes: Sequence[str]) -> "pd.DataFrame":
+    """Loadings with a row for each gene and a column "category:dimension" for each category and state dimension."""
+    import pandas as pd
+
+    n_k, n_d, n_genes = loadings_kdg.shape
+    columns = [f"{k}:{d}" for k in range(n_k) for d in range(n_d)]
+    return pd.DataFrame(loadings_kdg.reshape(-1, n_genes).T, index=pd.Index(genes), columns=columns)

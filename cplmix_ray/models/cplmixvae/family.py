@@ -18,6 +18,7 @@ from cplmix_ray.utils.errors import InputError
 
 if TYPE_CHECKING:
     import anndata
+    import pandas as pd
 
     from cplmix_ray.data.dataset import Dataset
     from cplmix_ray.data.source import Source
@@ -121,6 +122,16 @@ class CplMixVAEFamily(Family):
         from cplmix_ray.models.cplmixvae.evaluation import annotate_categories
 
         annotate_categories(adata, outputs, _own(config).model.n_categories, key)
+
+    def gene_tables(self, model: Model, preparations: Mapping[str, Preparation]) -> "dict[str, pd.DataFrame]":
+        """Loadings of the state on the genes, in units of the prepared cells: a column for each category and state
+        dimension, such as "3:0"."""
+        from cplmix_ray.models.cplmixvae.evaluation import loadings_table
+        from cplmix_ray.models.cplmixvae.model import CoupledArms
+
+        assert isinstance(model, CoupledArms)
+        loadings_kdg = model.loadings()
+        return {} if loadings_kdg is None else {"loadings": loadings_table(loadings_kdg, preparations[MAIN].var_names)}
 
     def scores(
         self, outputs: Mapping[str, np.ndarray], source: "Source", config: RunConfig

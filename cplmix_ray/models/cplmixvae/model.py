@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +17,8 @@ from cplmix_ray.models.cplmixvae.category_merging import merge_categories
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
 from cplmix_ray.models.cplmixvae.dataset import ArmTables, augmentations_for
 from cplmix_ray.models.cplmixvae.network import PackedArms
-from cplmix_ray.models.cplmixvae.objective import weights_at
-from cplmix_ray.models.cplmixvae.training_step import StepContext, augmented_batch, train_step
+from cplmix_ray.models.cplmixvae.objective import aligning, weights_at
+from cplmix_ray.models.cplmixvae.training_step import StepContext, augmented_batch, train_step, whole_batch
 from cplmix_ray.models.schedules import lr_at
 
 
@@ -61,8 +62,10 @@ class CoupledArms(Model):
 
     def training_step(self, batch: Batch, step: int) -> Report:
         guess_n = None if self.guess is None else self.guess[batch.rows].to(self.device)
-        cells = augmented_batch(self.group, self.step_context, batch.idx_n)
-        terms, distance = train_step(self.group, self.step_context, cells, step, guess_n)
+        cells = targets = augmented_batch(self.group, self.step_context, batch.idx_n)
+        if self.config.model.reconstruct == "cell" and not aligning(step, self.config):
+            targets = whole_batch(self.group, self.step_context, batch.idx_n)
+        terms, distance = train_step(self.group, self.step_context, cells, step, guess_n, targets)
         settings = {
             "lam": weights_at(step, self.config).lam,
             "lr": lr_at(step, self.step_context.n_steps, self.config.training),
@@ -119,6 +122,14 @@ class CoupledArms(Model):
         n_genes = network.shape.n_genes
         usual_ang = s_and.new_full((n_arms, s_and.shape[1], n_genes), self.preparation.library / n_genes)
         return network.shape.likelihood.mean(usual_ang, network.decode(s_and, c_ank))
+
+    def loadings(self) -> np.ndarray | None:
+        """Loadings of the state of the first arm, whose state is reported, shape (K, d, g); None without any."""
+        if self.network.linear is None:
+            return None
+        self.network.eval()
+        with torch.no_grad():
+            return self.network.linear.means_and_loadings(0)[1].cpu().numpy()
 
     def _require_fit(self, saved: Parts) -> None:
         """Compare saved weights with the networks of the settings, before memory is allocated for those.

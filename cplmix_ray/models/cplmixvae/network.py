@@ -170,7 +170,8 @@ class PackedArms(nn.Module):
             self.pool.copy_(nn.functional.one_hot(groups, self.model.n_categories).to(self.pool))
 
     def state(self, cells: ArmRows, z_anb: Tensor, c_ank: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(s|c,x), each (A, n, d): of the state head, or of the linear decoder."""
+        """Mean and log-variance of q(s|c,x), each (A, n, d): from z by the state head, or from the cells by the linear
+        decoder."""
         if self.linear is not None:
             return self.linear.posterior(rows_of_arms(cells), c_ank)
         inputs = torch.cat([z_anb, c_ank], dim=-1) if self.model.state_given_category else z_anb

@@ -57,8 +57,7 @@ def augmented_batch(group: ArmGroup, context: StepContext, idx_n: np.ndarray) ->
     Args:
         idx_n: rows of the whole minibatch, of which the shards on this worker are used.
     """
-    shards = np.split(idx_n, group.shards.n)
-    held = [torch.as_tensor(shards[shard]) for shard in group.shards.held]
+    held = _held(group, idx_n)
     return [
         stacked(
             [
@@ -70,8 +69,24 @@ def augmented_batch(group: ArmGroup, context: StepContext, idx_n: np.ndarray) ->
     ]
 
 
+def whole_batch(group: ArmGroup, context: StepContext, idx_n: np.ndarray) -> list[Rows]:
+    """The cells of a minibatch without augmentation, for each arm."""
+    return [stacked([context.rows(idx) for idx in _held(group, idx_n)])] * len(group.arms)
+
+
+def _held(group: ArmGroup, idx_n: np.ndarray) -> list[Tensor]:
+    """Rows of the shards on this worker."""
+    shards = np.split(idx_n, group.shards.n)
+    return [torch.as_tensor(shards[shard]) for shard in group.shards.held]
+
+
 def train_step(
-    group: ArmGroup, context: StepContext, cells: ArmRows, step: int, guess_n: Tensor | None = None
+    group: ArmGroup,
+    context: StepContext,
+    cells: ArmRows,
+    step: int,
+    guess_n: Tensor | None = None,
+    targets: ArmRows | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Forward pass, one sum over arms, backward pass, update.
 
@@ -79,6 +94,7 @@ def train_step(
         cells: augmented cells of the minibatch: the rows of each arm, or a tensor (A_local, n, g).
         step: counted from 0.
         guess_n: initial clusters of the cells.
+        targets: what the arms reconstruct; default: ``cells``.
 
     Returns:
         Terms of each arm by name, each (A_local,), and the pairwise distance over all arms (scalar).
@@ -101,7 +117,7 @@ def train_step(
     if weights.reconstruction is None:
         terms = Terms(entropy, marginal, guess=guess)
     else:
-        terms = Terms(entropy, marginal, *_decode(group, config, cells, encoded), guess)
+        terms = Terms(entropy, marginal, *_decode(group, config, cells if targets is None else targets, encoded), guess)
     report = terms.named()
     require_finite({**report, "coupling": sent.norm2_a}, group.arms, step)
 
