@@ -203,7 +203,7 @@ def test_loadings_are_in_the_result_and_missing_genes_are_nan(counts, tmp_path, 
 def test_other_likelihoods_are_refused_with_the_remedy(counts, tmp_path):
     counts.write_h5ad(tmp_path / "cells.h5ad")
     words = ["--data", str(tmp_path / "cells.h5ad"), "--decoder", "linear", "--likelihood", "nb"]
-    with pytest.raises(InputError, match="--decoder linear .* nb; add --likelihood gaussian"):
+    with pytest.raises(InputError, match=r"--decoder linear .* nb; add --likelihood gaussian"):
         train([*words, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
@@ -212,5 +212,5 @@ def test_a_model_without_loadings_says_so(counts):
     adata = counts.copy()
     model = CplMixVAE(adata, n_categories=3, engine="local", neighbour_pcs=10)
     model.train(max_steps=5, progress=False)
-    with pytest.raises(InputError, match="no loadings.*decoder='linear'"):
+    with pytest.raises(InputError, match=r"no loadings.*decoder='linear'"):
         model.get_loadings()
