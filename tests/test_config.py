@@ -25,7 +25,7 @@ TRAIN_OPTIONS = """
     --content-radius --thinning-keep --drop-genes --expression-noise --augmenter
     --n-categories --n-arms --overcluster --state-dim --hidden --bottleneck --encoder-view --batch-norm --input-dropout
     --posterior --tau
-    --gumbel-temperature --likelihood --state-given-category --shared-parameters
+    --gumbel-temperature --likelihood --decoder --reconstruct --state-given-category --shared-parameters
     --coupling --lam --reconstruction --beta --entropy --marginal --guess --sigma-floor
     --align-steps --align-coupling --align-entropy --align-marginal --align-guess
     --max-steps --epochs --batch-size --lr --lr-schedule --lr-warmup --lam-warmup --clip

@@ -183,7 +183,7 @@ def held_out_losses(model: TrainedModel, data: Dataset) -> Figures:
         cells = [rows(torch.as_tensor(part))] * network.n_arms
         encoded = network.encode(cells)
         q_ank = encoded.log_q_ank.exp()
-        mu_and, log_var_and = network.state(cells, encoded.z_anb, q_ank)
+        mu_and, log_var_and = network.state(encoded.z_anb, q_ank, cells)
         lost_a = network.reconstruction(cells, mu_and, q_ank) * len(part)
         own_an = config.objective.beta * state_kl(mu_and, log_var_and) - categorical_entropy(encoded.log_q_ank)
         reconstruction += float(lost_a.mean())

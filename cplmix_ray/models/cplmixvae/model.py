@@ -104,11 +104,11 @@ class CoupledArms(Model):
         found = {"log_q_ank": encoded.log_q_ank}
         if "reconstruction_a" in wanted:
             q_ank = encoded.log_q_ank.exp()
-            mu_and, _ = network.state(rows, encoded.z_anb, q_ank)
+            mu_and, _ = network.state(encoded.z_anb, q_ank, rows)
             found["reconstruction_a"] = network.reconstruction(rows, mu_and, q_ank)
         if {"probs_nk", "state_nd"} & set(wanted):
             found["probs_nk"] = centre(encoded.log_q_ank)
-            mu_and, _ = network.state(rows, encoded.z_anb, found["probs_nk"].expand(n_arms, -1, -1))
+            mu_and, _ = network.state(encoded.z_anb, found["probs_nk"].expand(n_arms, -1, -1), rows)
             found["state_nd"] = mu_and[0]
         return {name: found[name] for name in wanted}
 

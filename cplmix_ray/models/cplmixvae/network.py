@@ -169,10 +169,11 @@ class PackedArms(nn.Module):
         with torch.no_grad():
             self.pool.copy_(nn.functional.one_hot(groups, self.model.n_categories).to(self.pool))
 
-    def state(self, cells: ArmRows, z_anb: Tensor, c_ank: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(s|c,x), each (A, n, d): from z by the state head, or from the cells by the linear
-        decoder."""
+    def state(self, z_anb: Tensor, c_ank: Tensor, cells: ArmRows | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(s|c,x), each (A, n, d): from z by the state head, or by a linear decoder from the
+        cells, which it requires."""
         if self.linear is not None:
+            assert cells is not None
             return self.linear.posterior(rows_of_arms(cells), c_ank)
         inputs = torch.cat([z_anb, c_ank], dim=-1) if self.model.state_given_category else z_anb
         mu_and, log_var_and = self.state_head(inputs).chunk(2, dim=-1)

@@ -144,7 +144,7 @@ def _decode(group: ArmGroup, config: CplMixVAEConfig, cells: ArmRows, encoded: E
     """-E log p(x|s,c) and the KL divergence of the state, with one sample of category and state; each (A_local,)."""
     network = group.network
     c_ank = gumbel_softmax(encoded.log_q_ank, _noise(group, GUMBEL, encoded.log_q_ank), config.model.gumbel_temperature)
-    mu_and, log_var_and = network.state(cells, encoded.z_anb, c_ank)
+    mu_and, log_var_and = network.state(encoded.z_anb, c_ank, cells)
     s_and = gaussian_sample(mu_and, log_var_and, _noise(group, STATE, mu_and))
     return network.reconstruction(cells, s_and, c_ank), state_kl(mu_and, log_var_and).mean(-1)
 
