@@ -7,7 +7,7 @@ and cannot collapse: with M_c = I + W_c' W_c / psi,
     E[s | x, c] = M_c^-1 W_c' (x - mu_c) / psi.
 
 q(s | x, c) is the best Gaussian with a diagonal covariance: that mean, and the variances 1 / (M_c)_jj. The bound is
-tight where the columns of W_c are orthogonal.
+tight where the columns of W_c are orthogonal. All of this is for the weight beta = 1 of the KL divergence.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,10 @@ from cplmix_ray.distributions.likelihood import Likelihood
 from cplmix_ray.nn.gene_layers import SquaredError, append_ones, of_arm
 from cplmix_ray.nn.rows import Rows
 
-_SCALE = 10.0
-"""Factor of all weights. Adam changes a weight by about the learning rate at a step, and mean expression differs more
-between categories than the weights of a network do."""
-_SCALE_MEANS = 100.0
-_SCALE_LOADINGS = 2.0
-"""That of the loadings, which are learned more slowly than the means: they would explain differences of the mean."""
+_SCALE_MEANS, _SCALE_LOADINGS, _SCALE = 100.0, 2.0, 10.0
+"""Factors of the means, of the loadings, and of the other parameters. Adam changes every parameter by about the
+learning rate at a step: mean expression differs more between categories than the weights of a network do, and has to be
+learned before the loadings are, which would explain the difference otherwise."""
 _INITIAL = 0.015
 
 
