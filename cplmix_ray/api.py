@@ -278,7 +278,7 @@ class CplMixVAE:
         return source_from_anndata(adata, self._layer())
 
     def _layer(self) -> str | None:
-        """The layer of the setup; without one, that of the training."""
+        """Layer that was given to ``setup_anndata``; without a setup, the layer that the model was trained on."""
         setup = self.adata.uns.get(_SETUP)
         return self.config.input.layer if setup is None else setup["layer"] or None
 

@@ -1,4 +1,4 @@
-"""Backed AnnData objects: what they have in memory counts, and X alone stays in the file."""
+"""Backed AnnData objects: obs, var and obsm are taken from memory, and only X is read from the file."""
 
 from pathlib import Path
 

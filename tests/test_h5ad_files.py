@@ -147,7 +147,7 @@ def read(path: Path) -> anndata.AnnData:
 
 
 def trained_and_predicted(folder: Path, path: Path, backed: str) -> tuple[list[anndata.AnnData], str]:
-    """The results of both commands, and what training said."""
+    """Run train and predict; return both result files and the messages of train."""
     out, annotated = folder / "run", folder / "annotated.h5ad"
     words = line_of("--data", str(path), "--out", str(out), "--labels-key", "cell_type", "--backed", backed)
     said = command(train, *words)

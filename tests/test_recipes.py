@@ -169,7 +169,7 @@ def test_ward_refuses_cells_whose_distances_do_not_fit_into_memory(cells, tmp_pa
 
 @pytest.mark.slow
 def test_leiden_says_when_no_resolution_gives_the_number_of_clusters(cells, tmp_path):
-    """Three types without an edge between them cannot be fewer than three clusters."""
+    """Leiden on a graph of three components finds at least three clusters, whatever the resolution."""
     pytest.importorskip("igraph")
     figures = execute(job(cells, method="leiden", n_categories=2, baseline={"neighbours": 5}), RunOptions(tmp_path))
     assert figures["populated"] == 3

@@ -104,7 +104,7 @@ def test_one_gene_one_cell_and_no_molecules_are_no_trouble():
 
 @pytest.mark.parametrize("name", ["proportions", "10k", "percentages"])
 def test_what_is_in_proportion_to_counts_is_prepared_as_counts_are(name):
-    """Proportions passed as log-expression."""
+    """Cells that sum to 1 (proportions) were taken for log-expression without a message; they are scaled and logged."""
     expected = built(cells(stored(COUNTS))).training.matrix.block()
     data = built(cells(stored(BY_NAME[name][1](COUNTS))))
     np.testing.assert_allclose(dense(data.training.matrix.block()), dense(expected), rtol=1e-4)

@@ -21,7 +21,7 @@ Part = Annotated[
 ]
 Method = Literal["cplmix", "initial_clustering", "kmeans", "leiden", "ward", "gaussian_mixture", "scvi_kmeans"]
 USES_ALL_SETTINGS = ("cplmix", "initial_clustering")
-"""Methods that all settings may concern; the others use the input section alone."""
+"""Methods that use all settings of a run; the others use only those of the input section."""
 
 
 class Baseline(Section):
@@ -145,7 +145,7 @@ class Comparison(Section):
         return self
 
     def entries(self) -> Iterator[Entry]:
-        """Every recipe on every set, named SET-RECIPE; those on the same cells follow each other."""
+        """Combine every cell set with every recipe; the runs are named SET-RECIPE and sorted by cell set."""
         for cells in self.cell_sets:
             for recipe in self.recipes:
                 if cells.name not in recipe.leave_out:

@@ -1,4 +1,4 @@
-"""Comparison of recipes, each the same for all cell sets, by their scores over the sets."""
+"""Ranking of clustering methods with fixed settings (recipes) by their scores over several data sets."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,11 +11,11 @@ from cplmix_ray.utils.durable import write_whole
 
 ALL = "all"
 MARGIN = 0.03
-"""A recipe is below the median on a cell set if its ARI is lower by more than this."""
+"""Difference in ARI by which a recipe must be below the median to be counted as below it on a cell set."""
 
 
 def recipe_scores(rows: pd.DataFrame, runs: Iterable[BenchmarkRun]) -> pd.DataFrame:
-    """Means over seeds of the runs that compare recipes.
+    """Average the scores of each recipe on each cell set over the seeds.
 
     Returns:
         Columns part, cell_set, recipe, method, runs, ari, acc; without runs that have no row or no ARI.
@@ -92,7 +92,7 @@ def write_comparison(rows: Path, scores: pd.DataFrame, ranking: pd.DataFrame) ->
 
 
 def text_of(value: float | int | str) -> str:
-    """A figure of a table; "-" where there is none."""
+    """Format a number for a table; NaN becomes "-"."""
     if isinstance(value, float):
         return "-" if value != value else f"{value:.3f}"
     return str(value)

@@ -1,4 +1,4 @@
-"""What readers of formats other than `.h5ad` have in common: all cells are read into memory."""
+"""Functions shared by the readers of formats other than `.h5ad`, which read all cells into memory."""
 
 import contextlib
 from collections.abc import Iterator

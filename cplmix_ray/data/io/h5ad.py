@@ -92,7 +92,7 @@ def _choices(adata: anndata.AnnData) -> dict[str, Callable[[], Any]]:
 
 
 def _loaded(values: Any) -> Any:
-    """A matrix in memory; of a backed object, anndata gives X and raw as objects that read from its file."""
+    """Load a matrix into memory: X and raw of a backed AnnData object are views of its file."""
     return values.to_memory() if hasattr(values, "to_memory") else values
 
 

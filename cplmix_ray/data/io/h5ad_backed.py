@@ -124,7 +124,7 @@ def _read_old(file: h5py.File, path: str) -> tuple[anndata.AnnData, pd.DataFrame
 
 
 def backed_matrix(adata: anndata.AnnData, name: str) -> OnDiskMatrix | None:
-    """X of a backed object, in the file that the object was opened with; None where it has none.
+    """Matrix that reads X of a backed AnnData object from its file; None if the object has no X.
 
     Raises:
         InputError: the file was removed or replaced meanwhile, or cannot be read.
@@ -147,7 +147,7 @@ def backed_matrix(adata: anndata.AnnData, name: str) -> OnDiskMatrix | None:
 
 @contextlib.contextmanager
 def closed_for_others(adata: anndata.AnnData) -> Iterator[None]:
-    """Close the file of a backed object that is open for writing, as no other process could read X from it, until the
+    """Close the file of a backed object that is open for writing, which no other process can read meanwhile, until the
     context ends."""
     writable = adata.isbacked and adata.file.is_open and adata.file["obs"].file.mode != "r"
     if writable:

@@ -31,7 +31,7 @@ def read_h5ad_gz(data: str, options: ReadOptions) -> Source:
 
 
 def _unpack(data: str, unpacked: Path, most: int) -> None:
-    """Unpack at most so many bytes.
+    """Decompress a gzip file up to a maximum number of bytes.
 
     Raises:
         InputError: there are more of them.

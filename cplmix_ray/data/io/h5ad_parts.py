@@ -107,7 +107,7 @@ class _Reader:
         return frame
 
     def mapping(self, group: h5py.Group) -> dict[str, Any]:
-        """A dict, at any depth, without the entries that cannot be read."""
+        """Read a group of an .h5ad file as a nested dict, leaving out entries that cannot be read."""
         found = {}
         for key, node in group.items():
             with self.entry(node.name.strip("/")):

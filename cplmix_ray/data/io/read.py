@@ -57,7 +57,7 @@ def read_source(
 
 
 def preset_for(data: str) -> str:
-    """Name of the preset that suits what the user gives as ``--data``.
+    """Name of the default preset for a value of ``--data``.
 
     Raises:
         InputError: it is of no known format.

@@ -21,7 +21,7 @@ from cplmix_ray.utils.durable import write_whole
 from cplmix_ray.utils.errors import InputError, in_one_line
 
 _RESERVED = "_index"
-"""The one name that anndata does not write as a column."""
+"""Column name that anndata refuses to write."""
 
 
 def write_cells(path: Path, adata: anndata.AnnData, **how: Any) -> None:
