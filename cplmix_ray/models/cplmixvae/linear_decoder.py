@@ -74,8 +74,8 @@ class LinearDecoder(nn.Module):
     def posterior(self, rows: Sequence[Rows], c_ank: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(s|c,x), each (A, n, d), averaged over the categories with weights c.
 
-        The bound is at its maximum in q, so that its gradient in the weights is that at fixed q: only
-        centre and spread, which the standardised state depends on, have one here.
+        The bound is at its maximum in q, so that its gradient in the weights is that at fixed q. Centre and spread have
+        a gradient here, because the standardised state depends on them.
         """
         found = [self._posterior_of(arm, x, c_nk) for arm, (x, c_nk) in enumerate(zip(rows, c_ank, strict=True))]
         means, variances = zip(*found, strict=True)
@@ -102,6 +102,8 @@ class LinearDecoder(nn.Module):
             variance_kd = m_kdd.diagonal(dim1=1, dim2=2).reciprocal()
         c_nk = c_nk.detach()
         centre_kd, spread_kd = (of_arm(each, arm).unflatten(0, m_kdd.shape[:2]) for each in self._weights()[1])
+        # With the unstandardised state fixed: factors and terms of 1 and 0 whose gradients are those of (s - centre) /
+        # spread, from the KL divergence; in the expected cell they cancel against those of ``_inputs``.
         one_kd, zero_kd = spread_kd.detach() / spread_kd, (centre_kd.detach() - centre_kd) / spread_kd
         mean_nd = torch.einsum("nk,nkd,kd->nd", c_nk, s_nkd, one_kd) + c_nk @ zero_kd
         return mean_nd, c_nk @ (variance_kd * one_kd.square())
