@@ -72,7 +72,7 @@ def _initial_clustering(source: Source, config: RunConfig) -> Clustering:
     guess_n = build_dataset(source, config.with_settings(input={"val_fraction": 0.0})).training.tables.guess
     if guess_n is None:
         raise InputError("These settings have no initial clustering; give the entry preset: cells.")
-    return Clustering(guess_n)
+    return Clustering(guess_n[:, 0])
 
 
 def _components(values_ng: Block, settings: Baseline) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Neighbours of the training cells, and the initial clustering that guesses their categories."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,10 +10,13 @@ from usearch.index import Index
 from cplmix_ray.data.matrix.base import Matrix
 from cplmix_ray.data.matrix.in_memory import InMemoryMatrix
 from cplmix_ray.data.neighbors.index import NeighborIndex, nearest
-from cplmix_ray.data.neighbors.initial_clustering import ensemble_of
+from cplmix_ray.data.neighbors.initial_clustering import InitialClustering
 from cplmix_ray.data.neighbors.principal_components import fit_components, principal_components, require_differences
 from cplmix_ray.data.preprocessing.fit import Fitted
 from cplmix_ray.data.source import Source
+
+Clusterer = Callable[[Fitted, Source, np.ndarray], InitialClustering]
+"""Clusters the training cells, whose rows are the last argument."""
 
 _BLOCK = 8192
 """Cells on disk whose components are computed at once."""
@@ -25,7 +29,7 @@ class NeighborGraph:
     Attributes:
         neighbours: (n, j) rows of training cells near each training cell, other rows point to themselves; None where
             copies need none.
-        guess: (n,) category of each training cell, -1 in other rows; None where no ensemble is asked for.
+        guess: (n, m) initial categories of each training cell, -1 in other rows; None without initial clustering.
         places: takes the place of ``neighbours`` where cells stay on disk.
     """
 
@@ -42,38 +46,38 @@ def find_neighbors(
     seed: int,
     n_neighbors: int | None,
     n_components: int,
-    n_categories: int | None,
-    by_ensemble: bool,
+    cluster: Clusterer | None,
+    in_clustering: bool,
 ) -> NeighborGraph:
     """Neighbors and initial categories from the training cells alone.
 
     Args:
         n_neighbors: neighbors of a cell; None where none are needed.
         n_components: principal components on which cells are compared.
-        n_categories: categories of an ensemble of k-means; None where none is needed.
-        by_ensemble: whether cells are near that are together in most partitions of the ensemble.
+        cluster: the initial clustering; None where none is needed.
+        in_clustering: whether neighbors are found in the space of the initial clustering.
 
     Raises:
-        InputError: the cells do not differ, or an ensemble is asked for that the data cannot have.
+        InputError: the cells do not differ, or a clustering is asked for that the data cannot have.
     """
     if fitted.matrix.on_disk:
-        return _on_disk(fitted, source, train_idx, seed, n_neighbors, n_components, n_categories, by_ensemble)
-    ensemble = None
-    if n_neighbors is not None or n_categories is not None:
+        return _on_disk(fitted, source, train_idx, seed, n_neighbors, n_components, cluster, in_clustering)
+    clustering = None
+    if n_neighbors is not None or cluster is not None:
         require_differences(fitted.log_matrix.take(train_idx).block(), source.name)
-    if n_categories is not None:
-        ensemble = ensemble_of(fitted, source, train_idx, n_categories, seed)
+    if cluster is not None:
+        clustering = cluster(fitted, source, train_idx)
     neighbours = guess = None
     if n_neighbors is not None:
-        if ensemble is not None and by_ensemble:
-            points = ensemble.points_nk
+        if clustering is not None and in_clustering:
+            points = clustering.points_np
         else:
             points = principal_components(fitted.log_matrix.take(train_idx).block(), n_components, seed)
         near = nearest(points, n_neighbors)
         neighbours = np.repeat(np.arange(source.n_cells)[:, None], near.shape[1], axis=1)
         neighbours[train_idx] = train_idx[near]
-    if ensemble is not None:
-        guess = _spread(ensemble.guess_n, train_idx, source.n_cells)
+    if clustering is not None:
+        guess = _spread(clustering.votes_nm, train_idx, source.n_cells)
     return NeighborGraph(neighbours, guess)
 
 
@@ -84,40 +88,39 @@ def _on_disk(
     seed: int,
     n_neighbors: int | None,
     n_components: int,
-    n_categories: int | None,
-    by_ensemble: bool,
+    cluster: Clusterer | None,
+    in_clustering: bool,
 ) -> NeighborGraph:
     """The same for cells on disk, from a sample of them that fits into memory, with an index in place of neighbors.
 
     Where the sample is all training cells, this is what is found in memory. Else components are those of the sample,
-    on which every cell has its own place; what an ensemble says of a cell is what it says of the nearest cell of the
-    sample on these components.
+    on which every cell has its own place; the initial clustering of a cell is that of the nearest cell of the sample on
+    these components.
     """
     logged = fitted.log_matrix
     sample = train_idx[logged.draw_sample(len(train_idx), seed)]
     log_ng = logged.rows(sample)
-    if n_neighbors is not None or n_categories is not None:
+    if n_neighbors is not None or cluster is not None:
         require_differences(log_ng, source.name)
-    ensemble = None
-    if n_categories is not None:
+    clustering = None
+    if cluster is not None:
         compared = replace(source, matrix=InMemoryMatrix(source.matrix.rows(sample)))
         every = np.arange(len(sample))
-        ensemble = ensemble_of(replace(fitted, log_matrix=InMemoryMatrix(log_ng)), compared, every, n_categories, seed)
-    by_ensemble = ensemble is not None and by_ensemble
+        clustering = cluster(replace(fitted, log_matrix=InMemoryMatrix(log_ng)), compared, every)
     whole = len(sample) == len(train_idx)
     points_np, like_n = np.zeros((0, 1), np.float32), np.arange(len(train_idx))
-    if whole and not by_ensemble:
+    if whole and not in_clustering:
         points_np = principal_components(log_ng, n_components, seed)
     elif not whole:
         points_np = _projected(logged, train_idx, fit_components(log_ng, n_components, seed))
-        if ensemble is not None:
+        if clustering is not None:
             like_n = _nearest_of(points_np[np.searchsorted(train_idx, sample)], points_np)
     guess = places = None
-    if ensemble is not None:
-        guess = _spread(ensemble.guess_n[like_n], train_idx, source.n_cells)
+    if clustering is not None:
+        guess = _spread(clustering.votes_nm[like_n], train_idx, source.n_cells)
     if n_neighbors is not None:
-        where_n = like_n if by_ensemble else np.arange(len(train_idx))
-        points_np = ensemble.points_nk if ensemble is not None and by_ensemble else points_np
+        where_n = like_n if in_clustering else np.arange(len(train_idx))
+        points_np = clustering.points_np if clustering is not None and in_clustering else points_np
         at_n = _spread(where_n, train_idx, source.n_cells)
         room = min(fitted.matrix.buffer_cells, len(train_idx))
         places = NeighborIndex.build(points_np, at_n, n_neighbors, room, seed)
@@ -142,6 +145,6 @@ def _nearest_of(few_mp: np.ndarray, points_np: np.ndarray) -> np.ndarray:
 
 def _spread(values_n: np.ndarray, train_idx: np.ndarray, n: int) -> np.ndarray:
     """Values of the training cells by row of the data, -1 elsewhere."""
-    out_n = np.full(n, -1, np.int64)
+    out_n = np.full((n, *values_n.shape[1:]), -1, np.int64)
     out_n[train_idx] = values_n
     return out_n

@@ -1,4 +1,4 @@
-"""The initial clustering: k-means partitions of the cells on several views of them.
+"""The initial clustering: k-means partitions of the cells on several views of them, or mixtures on one view.
 
 A view is principal components under a normalisation. log: log-expression, where strongly expressed genes count most.
 scaled: every gene in units of its own standard deviation, where rare genes count as much as others. residuals: analytic
@@ -6,13 +6,16 @@ Pearson residuals (Lause et al. 2021), where a gene counts for what it varies be
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
-from cplmix_ray.clustering.kmeans_ensemble import Ensemble, build_ensemble
+from cplmix_ray.clustering.kmeans_ensemble import build_ensemble
 from cplmix_ray.data.matrix.block import Block
+from cplmix_ray.data.neighbors.mixtures import Start, agreed_categories
+from cplmix_ray.data.neighbors.shares import halves_of_cells
 from cplmix_ray.data.preprocessing.fit import Fitted
 from cplmix_ray.data.source import Source
 from cplmix_ray.utils.errors import InputError
@@ -23,18 +26,60 @@ _FIT, _BLOCK = 20_000, 5_000
 _CLIP, _THETA = 10.0, 100.0
 
 
-def ensemble_of(fitted: Fitted, source: Source, train_idx: np.ndarray, n_categories: int, seed: int) -> Ensemble:
-    """Partitions of the training cells on the genes that the arms see.
+@dataclass(frozen=True)
+class InitialClustering:
+    """Initial categories of the training cells, and the space in which their neighbors are found.
+
+    Attributes:
+        points_np: coordinates of the cells, (n, p).
+        votes_nm: categories 0..K-1 of each cell, (n, m): one, or one from the whole cell and one from each arm's share.
+    """
+
+    points_np: np.ndarray
+    votes_nm: np.ndarray
+
+
+def cluster_by_ensemble(
+    fitted: Fitted, source: Source, train_idx: np.ndarray, n_categories: int, seed: int
+) -> InitialClustering:
+    """An ensemble of k-means partitions of the training cells on the genes that the arms see.
 
     Raises:
         InputError: they are images.
     """
-    if fitted.preparation.kind == "images":
-        raise InputError("--neighbour-space ensemble and --align-guess are for cells; leave them out for images.")
-    at = source.var_names.get_indexer(list(fitted.preparation.var_names))
-    log_ng = fitted.log_matrix.choose(at).take(train_idx).block()
+    at, log_ng = _chosen_genes(fitted, source, train_idx, "ensemble")
     views = views_of(log_ng, _linear(fitted, source, log_ng, at, train_idx), seed)
-    return build_ensemble(views, n_categories, seed)
+    ensemble = build_ensemble(views, n_categories, seed)
+    return InitialClustering(ensemble.points_nk, ensemble.guess_n[:, None])
+
+
+def cluster_by_mixtures(
+    fitted: Fitted, source: Source, train_idx: np.ndarray, n_categories: int, n_arms: int, start: Start, seed: int
+) -> InitialClustering:
+    """Mixtures on scaled genes of the training cells, whose setting the shares of the arms choose; for one arm, a fixed
+    setting.
+
+    Raises:
+        InputError: they are images.
+    """
+    at, log_ng = _chosen_genes(fitted, source, train_idx, "mixtures")
+    counts_ng = None
+    if fitted.preparation.kind == "counts" or (fitted.preparation.target_sum is not None and source.matrix.statistics.counts):
+        counts_ng = source.matrix.choose(at).take(train_idx).block()
+    n_shares = n_arms if n_arms > 1 else 0
+    views = [scaled_components(each_ng, seed) for each_ng in (log_ng, *halves_of_cells(log_ng, counts_ng, n_shares, seed))]
+    found = agreed_categories(views, n_categories, start, seed)
+    return InitialClustering(found.points_np, found.votes_nm)
+
+
+def _chosen_genes(fitted: Fitted, source: Source, train_idx: np.ndarray, method: str) -> tuple[np.ndarray, Block]:
+    """Columns of the genes that the arms see, and their log-expression."""
+    if fitted.preparation.kind == "images":
+        raise InputError(
+            f"--neighbour-space {method} and --align-guess are for cells; leave them out for images."
+        )
+    at = source.var_names.get_indexer(list(fitted.preparation.var_names))
+    return at, fitted.log_matrix.choose(at).take(train_idx).block()
 
 
 def _linear(fitted: Fitted, source: Source, log_ng: Block, at: np.ndarray, train_idx: np.ndarray) -> Block | None:
@@ -55,18 +100,26 @@ def views_of(log_ng: Block, linear_ng: Block | None, seed: int) -> list[np.ndarr
         log_ng: log-expression (or pixels) of the chosen genes, dense or CSR.
         linear_ng: counts, or expression that is proportional to counts, of the same genes; None leaves residuals out.
     """
-    fit = np.sort(np.random.default_rng(seed).permutation(log_ng.shape[0])[:_FIT])
-    sample_ng = _dense(log_ng, fit)
-    mean_g, spread_g = sample_ng.mean(axis=0), sample_ng.std(axis=0) + 1e-6
-    views = [
-        _components(log_ng, lambda x_ng: x_ng, fit, seed),
-        _components(log_ng, lambda x_ng: ((x_ng - mean_g) / spread_g).clip(-_CLIP, _CLIP), fit, seed),
-    ]
+    fit = _fitted_cells(log_ng, seed)
+    views = [_components(log_ng, lambda x_ng: x_ng, fit, seed), scaled_components(log_ng, seed)]
     if linear_ng is not None:
         share_g = np.asarray(linear_ng.sum(axis=0), dtype=np.float64).ravel()
         share_g /= share_g.sum() or 1.0
         views.append(_components(linear_ng, lambda x_ng: pearson_residuals(x_ng, share_g, len(fit)), fit, seed))
     return views
+
+
+def scaled_components(log_ng: Block, seed: int) -> np.ndarray:
+    """Principal components of genes in units of their standard deviation, (n, p) float32."""
+    fit = _fitted_cells(log_ng, seed)
+    sample_ng = _dense(log_ng, fit)
+    mean_g, spread_g = sample_ng.mean(axis=0), sample_ng.std(axis=0) + 1e-6
+    return _components(log_ng, lambda x_ng: ((x_ng - mean_g) / spread_g).clip(-_CLIP, _CLIP), fit, seed)
+
+
+def _fitted_cells(values_ng: Block, seed: int) -> np.ndarray:
+    """Cells from which components are found, ascending."""
+    return np.sort(np.random.default_rng(seed).permutation(values_ng.shape[0])[:_FIT])
 
 
 def pearson_residuals(x_ng: np.ndarray, share_g: np.ndarray, n_cells: int) -> np.ndarray:

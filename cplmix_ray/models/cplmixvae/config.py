@@ -126,12 +126,13 @@ class Copies(Section):
     neighbour_pcs: int = Field(
         50, ge=1, description="neighbours: number of principal components on which distances are computed."
     )
-    neighbour_space: Literal["components", "ensemble"] = Field(
+    neighbour_space: Literal["components", "ensemble", "mixtures"] = Field(
         "components",
         description=(
             "neighbours: space in which nearest cells are found. components: principal components. ensemble: "
             "two cells are near if most k-means partitions of an ensemble over several normalisations put "
-            "them together (cells only)."
+            "them together (cells only). mixtures: principal components in units of the variation within the "
+            "categories of --initial-clustering mixtures (cells only)."
         ),
     )
     rotation: float = Field(15.0, ge=0, description="affine: largest rotation, in degrees.")
@@ -199,6 +200,9 @@ class Objective(Section):
     )
 
 
+InitialClusteringName = Literal["ensemble", "mixtures"]
+
+
 class Alignment(Section):
     """First stage, in which only the encoders are trained, to agree on the categories; nothing is reconstructed."""
 
@@ -225,8 +229,22 @@ class Alignment(Section):
         0.0,
         ge=0,
         description=(
-            "Weight with which the encoders learn the initial clustering, from an ensemble of k-means, in the "
-            "first stage (cells only)."
+            "Weight with which the encoders learn the initial clustering in the first stage (cells only)."
+        ),
+    )
+    initial_clustering: InitialClusteringName = Field(
+        "ensemble",
+        description=(
+            "ensemble: k-means partitions over several normalisations are combined. mixtures: Student-t mixtures are "
+            "fitted to the cells and to each arm's half of their molecules (or genes, if there are no counts), moved "
+            "out of local optima by splits and merges, and the number of components and the differences in covariance "
+            "are chosen on which the halves agree most; an arm learns the categories of the cells and of its half."
+        ),
+    )
+    mixture_start: Literal["kmeans", "random"] = Field(
+        "kmeans",
+        description=(
+            "Start of the mixtures of --initial-clustering mixtures. random: the nearest of K cells drawn at random."
         ),
     )
 
@@ -270,10 +288,11 @@ class CplMixVAEConfig(RunConfig):
     training: ArmTraining = ArmTraining()
 
     @property
-    def ensemble_of(self) -> int | None:
-        """Number of categories of the k-means ensemble; None if no setting uses an ensemble."""
-        used = self.copies.neighbour_space == "ensemble" or self.guesses
-        return self.model.n_categories if used else None
+    def clustered_by(self) -> InitialClusteringName | None:
+        """Method of the initial clustering; None if no setting uses one."""
+        if self.guesses:
+            return self.alignment.initial_clustering
+        return None if self.copies.neighbour_space == "components" else self.copies.neighbour_space
 
     @property
     def guesses(self) -> bool:
@@ -302,6 +321,11 @@ class CplMixVAEConfig(RunConfig):
             raise ValueError(
                 "alignment.align_guess: the initial clustering is learned in the first stage, and there is none; set "
                 "align_steps above 0, or align_guess to 0"
+            )
+        if self.copies.neighbour_space not in ("components", self.clustered_by):
+            raise ValueError(
+                f"copies.neighbour_space: neighbours are found in the space of the initial clustering, which is "
+                f"'{self.clustered_by}'; set neighbour_space to that, or to components"
             )
         if self.guesses and self.model.overcluster > 1:
             raise ValueError(

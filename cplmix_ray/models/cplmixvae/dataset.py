@@ -1,6 +1,7 @@
 """Data sets of coupled mixture VAEs: preparation, augmentations, neighbors, initial clustering."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from cplmix_ray.utils.registry import AUGMENTATIONS
 
 if TYPE_CHECKING:  # workers need no reader of files
     from cplmix_ray.data.dataset import Dataset
+    from cplmix_ray.data.neighbors.graph import Clusterer
     from cplmix_ray.data.source import Source
 
 
@@ -27,7 +29,8 @@ class ArmTables:
 
     Attributes:
         neighbors: (n, m) rows of training cells near each training cell; None if augmentations need none.
-        guess: (n,) initial cluster of every training cell, -1 for other cells; None if it is not learned.
+        guess: (n, m) initial categories of every training cell, -1 for other cells; None without initial clustering.
+            The first is that of the whole cell; others, if any, are those of each arm's share of it.
         neighbor_index: finds neighbors among the cells in memory, for cells on disk.
         augmenter: makes learned augmentations; part of the tables because workers do not read its files.
     """
@@ -75,13 +78,30 @@ def build_arm_dataset(source: "Source", config: CplMixVAEConfig, root: str | Pat
         seed=config.seed,
         n_neighbors=config.copies.n_neighbours if any(AUGMENTATIONS[kind].needs_neighbors for kind in kinds) else None,
         n_components=config.copies.neighbour_pcs,
-        n_categories=config.ensemble_of,
-        by_ensemble=config.copies.neighbour_space == "ensemble",
+        cluster=_initial_clustering(config),
+        in_clustering=config.copies.neighbour_space != "components",
     )
     tables = ArmTables(neighbors.neighbours, neighbors.guess, neighbors.places, augmenter)
     training = TrainingSet({MAIN: Modality(fitted.matrix, fitted.preparation)}, train_idx, val_idx, tables)
     notes = (*source.notes, *fitted.notes, *_disk_notes(training))
     return Dataset(training, source.labels_n, source.name, notes, source.truth_nm, source.factors)
+
+
+def _initial_clustering(config: CplMixVAEConfig) -> "Clusterer | None":
+    """The initial clustering of the settings; None if nothing uses one."""
+    from cplmix_ray.data.neighbors.initial_clustering import cluster_by_ensemble, cluster_by_mixtures
+
+    if config.clustered_by is None:
+        return None
+    if config.clustered_by == "ensemble":
+        return partial(cluster_by_ensemble, n_categories=config.model.n_categories, seed=config.seed)
+    return partial(
+        cluster_by_mixtures,
+        n_categories=config.model.n_categories,
+        n_arms=config.model.n_arms,
+        start=config.alignment.mixture_start,
+        seed=config.seed,
+    )
 
 
 def resolved_likelihood(config: CplMixVAEConfig, preparation: Preparation) -> str:

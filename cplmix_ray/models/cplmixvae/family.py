@@ -75,7 +75,11 @@ class CplMixVAEFamily(Family):
     def dataset_keys(self, config: RunConfig) -> tuple[object, object]:
         own = _own(config)
         matrices = own.input, own.model.likelihood
-        return matrices, (matrices, own.copies, own.seed, own.ensemble_of)
+        clustering = None
+        if own.clustered_by is not None:
+            mixtures = (own.model.n_arms, own.alignment.mixture_start) if own.clustered_by == "mixtures" else None
+            clustering = own.clustered_by, own.model.n_categories, mixtures
+        return matrices, (matrices, own.copies, own.seed, clustering)
 
     def search_metric(self, labelled: bool) -> str | None:
         return "acc" if labelled else "agreement"

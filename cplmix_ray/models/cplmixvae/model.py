@@ -51,7 +51,7 @@ class CoupledArms(Model):
         self.guess = None if guessed is None else torch.as_tensor(guessed)
         prior = None
         if self.guess is not None:
-            prior = log_abundances(self.guess[data.train_idx], config.model.n_categories).to(self.device)
+            prior = log_abundances(self.guess[data.train_idx, 0], config.model.n_categories).to(self.device)
         kinds = augmentations_for(config, self.preparation, data.matrix)
         augmentations = build_augmentations(
             kinds, config.copies, self.preparation, data.tables, context.cells.pick_neighbors
@@ -61,17 +61,23 @@ class CoupledArms(Model):
         )
 
     def training_step(self, batch: Batch, step: int) -> Report:
-        guess_n = None if self.guess is None else self.guess[batch.rows].to(self.device)
+        guess_anm = None if self.guess is None else self._guesses(self.guess[batch.rows].to(self.device))
         cells = targets = augmented_batch(self.group, self.step_context, batch.idx_n)
         if self.config.model.reconstruct == "cell" and not aligning(step, self.config):
             targets = whole_batch(self.group, self.step_context, batch.idx_n)
-        terms, distance = train_step(self.group, self.step_context, cells, step, guess_n, targets)
+        terms, distance = train_step(self.group, self.step_context, cells, step, guess_anm, targets)
         settings = {
             "lam": weights_at(step, self.config).lam,
             "lr": lr_at(step, self.step_context.n_steps, self.config.training),
         }
         unit_sum = self.step_context.unit_sum
         return Report(terms, {"distance": distance}, settings, unit_sum.waited, unit_sum.sent)
+
+    def _guesses(self, votes_nm: Tensor) -> Tensor:
+        """Initial categories that each arm learns, (A_local, n, m): that of the cell and, if any, of the arm's share."""
+        if votes_nm.shape[1] == 1:
+            return votes_nm.expand(len(self.units), -1, -1)
+        return torch.stack([votes_nm[:, [0, 1 + arm]] for arm in self.units])
 
     def after_step(self, done: int, observed: bool) -> None:
         """Merge fine categories at the end of the first stage, and within it before an evaluation or a snapshot."""

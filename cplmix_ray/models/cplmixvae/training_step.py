@@ -85,7 +85,7 @@ def train_step(
     context: StepContext,
     cells: ArmRows,
     step: int,
-    guess_n: Tensor | None = None,
+    guess_anm: Tensor | None = None,
     targets: ArmRows | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Forward pass, one sum over arms, backward pass, update.
@@ -93,7 +93,7 @@ def train_step(
     Args:
         cells: augmented cells of the minibatch: the rows of each arm, or a tensor (A_local, n, g).
         step: counted from 0.
-        guess_n: initial clusters of the cells.
+        guess_anm: initial categories of the cells that each arm learns, (A_local, n, m).
         targets: what the arms reconstruct; default: ``cells``.
 
     Returns:
@@ -113,7 +113,7 @@ def train_step(
     pending = context.unit_sum.launch(sent.u_ank, sent.norm2_a)
     entropy = categorical_entropy(encoded.log_q_ank).mean(-1)
     marginal = marginal_entropy(encoded.log_q_ank, context.log_prior_k, group.shards.average)
-    guess = _guess_loss(encoded.log_q_ank, guess_n) if weights.guess else None
+    guess = _guess_loss(encoded.log_q_ank, guess_anm) if weights.guess else None
     if weights.reconstruction is None:
         terms = Terms(entropy, marginal, guess=guess)
     else:
@@ -134,10 +134,10 @@ def train_step(
     return {name: value.detach() for name, value in report.items()}, distance
 
 
-def _guess_loss(log_q_ank: Tensor, guess_n: Tensor | None) -> Tensor:
-    """-E log q of the initial clusters, (A_local,)."""
-    assert guess_n is not None
-    return -log_q_ank.gather(-1, guess_n.expand(len(log_q_ank), -1).unsqueeze(-1)).mean((1, 2))
+def _guess_loss(log_q_ank: Tensor, guess_anm: Tensor | None) -> Tensor:
+    """-E log q of the initial categories, (A_local,)."""
+    assert guess_anm is not None
+    return -log_q_ank.gather(-1, guess_anm).mean((1, 2))
 
 
 def _decode(group: ArmGroup, config: CplMixVAEConfig, cells: ArmRows, encoded: Encoded) -> tuple[Tensor, Tensor]:
