@@ -546,7 +546,7 @@ SECTIONS = {
     "model": "n_categories overcluster n_arms state_dim hidden bottleneck encoder_view batch_norm input_dropout tau "
     "posterior likelihood gumbel_temperature state_given_category shared_parameters",
     "objective": "coupling lam reconstruction beta entropy marginal guess sigma_floor",
-    "alignment": "align_steps align_coupling align_entropy align_marginal align_guess",
+    "alignment": "align_steps align_coupling align_entropy align_marginal align_guess initial_clustering",
     "training": "epochs batch_size lr lr_schedule lr_warmup lam_warmup clip log_every evaluate_every keep_checkpoints",
     "placement": "arms_per_worker threads precision max_failures collective_timeout replicas device",
 }

@@ -27,7 +27,7 @@ TRAIN_OPTIONS = """
     --posterior --tau
     --gumbel-temperature --likelihood --decoder --reconstruct --state-given-category --shared-parameters
     --coupling --lam --reconstruction --beta --entropy --marginal --guess --sigma-floor
-    --align-steps --align-coupling --align-entropy --align-marginal --align-guess
+    --align-steps --align-coupling --align-entropy --align-marginal --align-guess --initial-clustering --mixture-start
     --max-steps --epochs --batch-size --lr --lr-schedule --lr-warmup --lam-warmup --clip
     --log-every --evaluate-every --checkpoint-every --keep-checkpoints
     --engine --arms-per-worker --device --threads --ray-address --collective-timeout --cluster-grows-to

@@ -20,6 +20,7 @@ from cplmix_ray.models.registry import build_dataset
 from cplmix_ray.utils.errors import InputError
 
 NEAR = {"copies": {"neighbour_space": "ensemble"}}
+MIXTURES = {"copies": {"neighbour_space": "mixtures"}}
 
 
 def build(adata: anndata.AnnData, config: CplMixVAEConfig, key: str | None = None) -> Dataset:
@@ -32,8 +33,10 @@ def test_a_guess_and_neighbours_are_of_training_cells_alone(sections):
     data = build(adata, config_of(**sections), "type").training
     assert len(data.val_idx) == 12
     assert (data.tables.guess[data.val_idx] == -1).all()
-    assert set(data.tables.guess[data.train_idx]) == {0, 1, 2}
-    assert adjusted_rand_score(adata.obs["type"].to_numpy()[data.train_idx], data.tables.guess[data.train_idx]) == 1.0
+    assert set(data.tables.guess[data.train_idx, 0]) == {0, 1, 2}
+    assert (
+        adjusted_rand_score(adata.obs["type"].to_numpy()[data.train_idx], data.tables.guess[data.train_idx, 0]) == 1.0
+    )
     assert np.isin(data.tables.neighbors[data.train_idx], data.train_idx).all()
     assert (data.tables.neighbors[data.train_idx] != data.train_idx[:, None]).all()
     assert (data.tables.neighbors[data.val_idx] == data.val_idx[:, None]).all()
@@ -72,17 +75,23 @@ def test_a_guess_knows_no_labels():
 
 def test_the_surprise_is_the_mean_of_minus_log_q_of_the_guess():
     q_ank = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], [[1 / 3, 1 / 3, 1 / 3], [0.6, 0.2, 0.2]]])
-    surprise_a = _guess_loss(q_ank.log(), torch.tensor([1, 2]))
+    surprise_a = _guess_loss(q_ank.log(), torch.tensor([[[1], [2]], [[1], [2]]]))
     expected = [-(np.log(0.25) + np.log(0.8)) / 2, -(np.log(1 / 3) + np.log(0.2)) / 2]
     np.testing.assert_allclose(surprise_a.numpy(), expected, rtol=1e-6)
+
+
+def test_of_two_votes_on_a_cell_each_counts_half():
+    q_ank = torch.tensor([[[0.5, 0.25, 0.25]], [[0.1, 0.1, 0.8]]])
+    surprise_a = _guess_loss(q_ank.log(), torch.tensor([[[0, 1]], [[2, 2]]]))
+    np.testing.assert_allclose(surprise_a.numpy(), [-(np.log(0.5) + np.log(0.25)) / 2, -np.log(0.8)], rtol=1e-6)
 
 
 # What cannot be
 
 
-@pytest.mark.parametrize("sections", [GUESS, NEAR], ids=["guess", "neighbours"])
-def test_images_have_no_ensemble(sections):
-    with pytest.raises(InputError, match=r"--neighbour-space ensemble.*--align-guess") as caught:
+@pytest.mark.parametrize("sections", [GUESS, NEAR, MIXTURES], ids=["guess", "neighbours", "mixtures"])
+def test_images_have_no_initial_clustering(sections):
+    with pytest.raises(InputError, match=r"--neighbour-space (ensemble|mixtures).*--align-guess") as caught:
         build_dataset(read_source("digits"), config_of(**{**sections, "model": {"n_categories": 10}}))
     assert "\n" not in str(caught.value)
 
@@ -156,7 +165,7 @@ def test_values_that_are_no_logarithms_leave_the_residuals_out(seen, change):
     adata.X = change(np.log1p(adata.X)).astype(np.float32)
     data = build(adata, config_of(**GUESS, input={"normalise": "none"})).training
     assert seen[0][1] is None
-    assert set(data.tables.guess[data.train_idx]) == {0, 1, 2}
+    assert set(data.tables.guess[data.train_idx, 0]) == {0, 1, 2}
 
 
 def test_views_are_of_the_genes_that_the_arms_see(seen, tmp_path):

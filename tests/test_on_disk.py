@@ -439,7 +439,7 @@ def test_of_more_cells_than_a_sample_each_goes_by_the_nearest(path, monkeypatch)
     monkeypatch.setattr(on_disk_module, "_LEAST", 10)
     config = settings(**RECIPES["an ensemble"])
     data = built(path, "yes", config, labels_key="cell_type")
-    guess_n, train_idx = data.training.tables.guess, data.training.train_idx
+    guess_n, train_idx = data.training.tables.guess[:, 0], data.training.train_idx
     assert (guess_n[data.training.val_idx] == -1).all()
     assert set(np.unique(guess_n[train_idx])) == {0, 1, 2}
     assert hungarian_accuracy(guess_n[train_idx], np.unique(data.labels_n[train_idx], return_inverse=True)[1]) > 0.9

@@ -143,7 +143,7 @@ def test_a_mixture_that_did_not_converge_says_so(cells, monkeypatch):
 def test_the_initial_clustering_is_that_of_the_preset_for_all_cells(cells, tmp_path):
     this = job(cells, method="initial_clustering", preset="cells")
     config = this.config.with_settings(model={"n_categories": 3}, input={"val_fraction": 0.0})
-    guess_n = build_dataset(load_cells(this), config).training.tables.guess
+    guess_n = build_dataset(load_cells(this), config).training.tables.guess[:, 0]
     figures = execute(this, RunOptions(tmp_path))
     with np.load(categories_file(tmp_path, this.key)) as file:
         assert file["category_n"].tolist() == guess_n.tolist()

@@ -218,7 +218,7 @@ def test_the_loss_of_the_first_stage_and_its_gradient_from_the_parameters(
         own.append((n_arms - 1) * (-entropy * h - marginal * h_mean + guess * surprise))
         log_q.append(torch.log_softmax(logits, dim=-1))
     value, pull = coupled(coupling, log_q, floor)
-    report, _ = train_step(group, context_of(config), x_ang, 0, guess_n)
+    report, _ = train_step(group, context_of(config), x_ang, 0, guess_n.expand(n_arms, -1).unsqueeze(-1))
     torch.testing.assert_close(report["loss"].sum(), sum(own).detach() + value, **EXACT)
     assert "reconstruction" not in report and "kl_state" not in report
     assert ("guess" in report) == (guess > 0)
@@ -243,7 +243,7 @@ def test_what_is_logged_is_of_the_cells_of_the_step_with_their_own_guesses():
     x_ang = augmented_batch(group, context, idx_n)
     with torch.no_grad():
         log_q_ank = group.network.train().encode(x_ang, fine=True).log_q_ank
-    surprise = [cross_entropy(log_q_ank[a], torch.as_tensor(data.tables.guess[idx_n])).item() for a in (0, 1)]
+    surprise = [cross_entropy(log_q_ank[a], torch.as_tensor(data.tables.guess[idx_n, 0])).item() for a in (0, 1)]
     logged = of_kind(run(config, data_of(config)), Logged)[0]
     np.testing.assert_allclose(logged.terms["guess"], surprise, rtol=1e-5)
     agree = float(-((log_q_ank[0] + log_q_ank[1]).exp().sum(-1) + 1e-8).log().mean())

@@ -63,7 +63,9 @@ def _halves(points_np: np.ndarray, q_nk: np.ndarray) -> dict[int, tuple[np.ndarr
     """For each component that may be split: its cells, and which of them are in the upper half, by 2-means from the
     halves of the leading axis, in the units of the common covariance."""
     _, scatter_1pp = moments(points_np, q_nk, pooled=True)
-    white_np = points_np @ np.linalg.inv(np.linalg.cholesky(scale_matrices(scatter_1pp, q_nk.sum(0), len(q_nk), np.inf))[0]).T
+    white_np = (
+        points_np @ np.linalg.inv(np.linalg.cholesky(scale_matrices(scatter_1pp, q_nk.sum(0), len(q_nk), np.inf))[0]).T
+    )
     found, category_n = {}, q_nk.argmax(axis=1)
     for k in range(q_nk.shape[1]):
         cells_m = np.flatnonzero(category_n == k)

@@ -1,9 +1,9 @@
 """Mixtures of multivariate Student-t distributions (Peel and McLachlan 2000) whose covariances are shrunk.
 
-Every category has a mean and a covariance matrix, as the cells of a type given its mean and the loadings of its state do
-(mixture of factor analysers). The covariance is estimated from the cells of the category and, with the weight of
-``shrinkage`` cells, from those of all categories around their means; with infinite shrinkage all categories share one
-covariance. A distribution with heavy tails gives less weight to cells that fit no category.
+Every category has a mean and a covariance matrix, so that what varies within a type does not count as a difference
+between types. The covariance is estimated from the cells of the category and, with the weight of ``shrinkage`` cells,
+from those of all categories around their means; with infinite shrinkage all categories share one covariance. A
+distribution with heavy tails gives less weight to cells that fit no category.
 """
 
 from dataclasses import dataclass

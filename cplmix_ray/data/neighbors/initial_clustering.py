@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 
 from cplmix_ray.clustering.kmeans_ensemble import build_ensemble
 from cplmix_ray.data.matrix.block import Block
-from cplmix_ray.data.neighbors.mixtures import Start, agreed_categories
+from cplmix_ray.data.neighbors.mixtures import Start, mixture_categories
 from cplmix_ray.data.neighbors.shares import halves_of_cells
 from cplmix_ray.data.preprocessing.fit import Fitted
 from cplmix_ray.data.source import Source
@@ -56,28 +56,26 @@ def cluster_by_ensemble(
 def cluster_by_mixtures(
     fitted: Fitted, source: Source, train_idx: np.ndarray, n_categories: int, n_arms: int, start: Start, seed: int
 ) -> InitialClustering:
-    """Mixtures on scaled genes of the training cells, whose setting the shares of the arms choose; for one arm, a fixed
-    setting.
+    """Mixtures on scaled genes of the training cells and, with several arms, on each arm's share of them.
 
     Raises:
         InputError: they are images.
     """
     at, log_ng = _chosen_genes(fitted, source, train_idx, "mixtures")
-    counts_ng = None
-    if fitted.preparation.kind == "counts" or (fitted.preparation.target_sum is not None and source.matrix.statistics.counts):
+    preparation, counts_ng = fitted.preparation, None
+    if preparation.kind == "counts" or (preparation.target_sum is not None and source.matrix.statistics.counts):
         counts_ng = source.matrix.choose(at).take(train_idx).block()
-    n_shares = n_arms if n_arms > 1 else 0
-    views = [scaled_components(each_ng, seed) for each_ng in (log_ng, *halves_of_cells(log_ng, counts_ng, n_shares, seed))]
-    found = agreed_categories(views, n_categories, start, seed)
+    shares = halves_of_cells(log_ng, counts_ng, n_arms if n_arms > 1 else 0, seed)
+    found = mixture_categories(
+        [scaled_components(each_ng, seed) for each_ng in (log_ng, *shares)], n_categories, start, seed
+    )
     return InitialClustering(found.points_np, found.votes_nm)
 
 
 def _chosen_genes(fitted: Fitted, source: Source, train_idx: np.ndarray, method: str) -> tuple[np.ndarray, Block]:
     """Columns of the genes that the arms see, and their log-expression."""
     if fitted.preparation.kind == "images":
-        raise InputError(
-            f"--neighbour-space {method} and --align-guess are for cells; leave them out for images."
-        )
+        raise InputError(f"--neighbour-space {method} and --align-guess are for cells; leave them out for images.")
     at = source.var_names.get_indexer(list(fitted.preparation.var_names))
     return at, fitted.log_matrix.choose(at).take(train_idx).block()
 

@@ -1,9 +1,8 @@
-"""Initial categories from mixtures on whose categories shares of the cells agree.
+"""Initial categories from mixtures that are fitted to the cells and, for each arm, to its share of every cell.
 
-How many principal components are used, and how much categories may differ in their covariance, decides what the
-components of a mixture are; the likelihood cannot choose between different components. Each arm therefore fits mixtures
-to its own half of the molecules of every cell, and the setting whose categories of the whole cells are found again from
-the halves is chosen. Where the halves disagree on a cell, its type is uncertain: the categories of all fits are returned.
+How many principal components are used and how much covariances may differ depends on K alone: in two halves of the
+molecules other settings often agreed more, because coarser categories are found again more easily, and those were not
+closer to known types. Where the shares disagree on a cell, its type is uncertain; each arm learns its own category.
 """
 
 from collections.abc import Sequence
@@ -13,29 +12,20 @@ from typing import Literal
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
-from sklearn.metrics import adjusted_rand_score
 
 from cplmix_ray.clustering.split_merge import split_and_merge
 from cplmix_ray.clustering.student_mixture import Mixture, fit_mixture
-from cplmix_ray.data.matrix.block import Block
 
 Start = Literal["kmeans", "random"]
 
-
-@dataclass(frozen=True)
-class Setting:
-    """Principal components of the cells, and cells with whose weight covariances are shrunk to the common one."""
-
-    n_components: int
-    shrinkage: float
-
-
-_SETTINGS = tuple(Setting(p, shrinkage) for p in (10, 20, 35) for shrinkage in (np.inf, 500.0, 100.0))
-_ALONE = Setting(20, 500.0)
-"""The setting of a single arm, which has nothing to agree with."""
-_COMMON_ABOVE = 50
-"""Categories above which all share one covariance: they have too few cells each, and would take too long."""
-_STARTS = 3
+_FEWEST_COMPONENTS, _MOST_COMPONENTS = 10, 50
+"""Means of K categories differ in at most K - 1 dimensions, and K components are used, within these bounds."""
+_SHRINKAGE = 100.0
+"""Cells with whose weight the covariance of a category is shrunk to the common one."""
+_COMMON_ABOVE = 20
+"""Categories above which all share one covariance: most have too few cells for one of their own."""
+_STARTS, _STARTS_OF_SHARES = 4, 2
+"""Fits from different starts, of which the one with the largest likelihood is used."""
 _FIT, _FIT_PER_CATEGORY = 5_000, 100
 """Cells to which mixtures are fitted: at most so many, or so many per category. Others are assigned."""
 
@@ -45,83 +35,59 @@ class Categories:
     """Categories of the cells, and the space in which they were found.
 
     Attributes:
-        points_np: principal components in which the common covariance of a category is the identity, (n, p).
+        points_np: principal components in which the mean covariance of a category is the identity, (n, p).
         votes_nm: category 0..K-1 of each cell from the whole cell and from every share, (n, 1 + shares).
-        setting: the chosen setting.
-        agreement: mean adjusted Rand index of the categories of whole cells and of shares; None for a single arm.
     """
 
     points_np: np.ndarray
     votes_nm: np.ndarray
-    setting: Setting
-    agreement: float | None
 
 
-def agreed_categories(views: Sequence[np.ndarray], n_categories: int, start: Start, seed: int) -> Categories:
-    """Fit mixtures of K categories to the cells and to their shares, and choose the setting.
+def mixture_categories(views: Sequence[np.ndarray], n_categories: int, start: Start, seed: int) -> Categories:
+    """Fit mixtures of K categories to the cells and to their shares.
 
     Args:
-        views: principal components of whole cells, then of every share, each (n, p); without shares the setting is
-            fixed.
+        views: principal components of whole cells, then of every share, each (n, p).
         start: k-means, or the nearest of K cells drawn at random.
     """
-    views, n = [_standardised(view_np) for view_np in views], len(views[0])
+    n, n_components = len(views[0]), min(max(_FEWEST_COMPONENTS, n_categories), _MOST_COMPONENTS)
+    shrinkage = np.inf if n_categories > _COMMON_ABOVE else _SHRINKAGE
     n_fit = max(_FIT, _FIT_PER_CATEGORY * n_categories)
     fit = np.arange(n) if n <= n_fit else np.sort(np.random.default_rng([seed, 0x317]).choice(n, n_fit, False))
-
-    def fitted(setting: Setting) -> list[Mixture]:
-        return [
-            _best_mixture(view_np[fit, : setting.n_components], n_categories, setting.shrinkage, start, seed)
-            for view_np in views
-        ]
-
-    best, agreement, chosen = _ALONE, -np.inf, None
-    for setting in _settings_for(n_categories, min(view_np.shape[1] for view_np in views), len(views) > 1):
-        mixtures = fitted(setting)
-        whole_n, *shares = (mixture.q_nk.argmax(axis=1) for mixture in mixtures)
-        score = float(np.mean([adjusted_rand_score(whole_n, share_n) for share_n in shares])) if shares else 0.0
-        if score > agreement:
-            best, agreement, chosen = setting, score, mixtures
-    assert chosen is not None
-    points = [view_np[:, : best.n_components] for view_np in views]
-    whole_n, *shares = (mixture.posterior(own).argmax(axis=1) for mixture, own in zip(chosen, points, strict=True))
-    votes_nm = np.stack([whole_n, *(_matched(share_n, whole_n, n_categories) for share_n in shares)], axis=1)
-    return Categories(_whitened(points[0], chosen[0]), votes_nm, best, agreement if shares else None)
+    mixtures, votes = [], []
+    for number, view_np in enumerate(views):
+        points_np = _standardised(view_np[:, :n_components])
+        n_starts = _STARTS_OF_SHARES if number else _STARTS
+        seeds = [int(s) for s in np.random.SeedSequence([seed, number]).generate_state(n_starts)]
+        starts = [_start(points_np[fit], n_categories, start, seed_of_run) for seed_of_run in seeds]
+        mixtures.append(_best_mixture(points_np[fit], starts, shrinkage))
+        votes.append(mixtures[-1].posterior(points_np).argmax(axis=1))
+    whole_n, *shares = votes
+    votes_nm = np.stack([whole_n, *(_renumbered(share_n, whole_n, n_categories) for share_n in shares)], axis=1)
+    return Categories(_whitened(_standardised(views[0][:, :n_components]), mixtures[0]), votes_nm)
 
 
-def _settings_for(n_categories: int, most_components: int, shares: bool) -> list[Setting]:
-    """Settings to choose from, without those that are equal for so many categories or so few components."""
-    settings = [
-        Setting(min(s.n_components, most_components), np.inf if n_categories > _COMMON_ABOVE else s.shrinkage)
-        for s in (_SETTINGS if shares else [_ALONE])
-    ]
-    return list(dict.fromkeys(settings))
-
-
-def _best_mixture(points_np: np.ndarray, n_categories: int, shrinkage: float, start: Start, seed: int) -> Mixture:
-    """The mixture with the largest likelihood from several starts."""
-    found = []
-    for run in range(_STARTS):
-        mixture = fit_mixture(points_np, _start(points_np, n_categories, start, seed + 1000 * run), shrinkage)
-        found.append(split_and_merge(points_np, mixture, shrinkage))
-    return max(found, key=lambda mixture: mixture.log_likelihood)
+def _best_mixture(points_np: np.ndarray, starts: Sequence[np.ndarray], shrinkage: float) -> Mixture:
+    """The mixture with the largest likelihood."""
+    fits = (split_and_merge(points_np, fit_mixture(points_np, start_nk, shrinkage), shrinkage) for start_nk in starts)
+    return max(fits, key=lambda mixture: mixture.log_likelihood)
 
 
 def _start(points_np: np.ndarray, n_categories: int, start: Start, seed: int) -> np.ndarray:
     """One-hot categories, (n, K)."""
-    n_categories_here = min(n_categories, len(points_np))
+    n_here = min(n_categories, len(points_np))
     if start == "kmeans":
-        category_n = KMeans(n_categories_here, n_init=1, random_state=seed).fit_predict(points_np)
+        category_n = KMeans(n_here, n_init=1, random_state=seed).fit_predict(points_np)
     else:
-        cells = np.random.default_rng([seed, 0x57A]).choice(len(points_np), n_categories_here, replace=False)
+        cells = np.random.default_rng(seed).choice(len(points_np), n_here, replace=False)
         d2_nk = (points_np[cells] ** 2).sum(axis=1) - 2 * points_np @ points_np[cells].T
         category_n = d2_nk.argmin(axis=1)
     return np.eye(n_categories, dtype=points_np.dtype)[category_n]
 
 
 def _standardised(points_np: np.ndarray) -> np.ndarray:
-    """Points whose first ten components have a mean square of 1."""
-    return (points_np / (points_np[:, :10].std() or 1.0)).astype(np.float32)
+    """Points whose overall standard deviation is 1."""
+    return (points_np / (points_np.std() or 1.0)).astype(np.float32)
 
 
 def _whitened(points_np: np.ndarray, mixture: Mixture) -> np.ndarray:
@@ -132,11 +98,11 @@ def _whitened(points_np: np.ndarray, mixture: Mixture) -> np.ndarray:
     return np.ascontiguousarray(points_np @ np.linalg.inv(np.linalg.cholesky(common_pp)).T, dtype=np.float32)
 
 
-def _matched(category_n: np.ndarray, reference_n: np.ndarray, n_categories: int) -> np.ndarray:
+def _renumbered(category_n: np.ndarray, reference_n: np.ndarray, n_categories: int) -> np.ndarray:
     """Categories renumbered so that most cells have that of the reference."""
     joint_kl = np.zeros((n_categories, n_categories))
     np.add.at(joint_kl, (category_n, reference_n), 1)
+    number_k = np.empty(n_categories, np.int64)
     rows, columns = linear_sum_assignment(-joint_kl)
-    renumbered = np.empty(n_categories, np.int64)
-    renumbered[rows] = columns
-    return renumbered[category_n]
+    number_k[rows] = columns
+    return number_k[category_n]

@@ -29,7 +29,7 @@ def halves_of_cells(log_ng: Block, counts_ng: Block | None, n_shares: int, seed:
         else:
             first_ng = _thinned(counts_ng, rng)
             pair = [_logged(share_ng, factor_n1) for share_ng in (first_ng, counts_ng - first_ng)]
-        yield from pair[: n_shares]
+        yield from pair[:n_shares]
         n_shares -= 2
 
 

@@ -228,17 +228,14 @@ class Alignment(Section):
     align_guess: float = Field(
         0.0,
         ge=0,
-        description=(
-            "Weight with which the encoders learn the initial clustering in the first stage (cells only)."
-        ),
+        description=("Weight with which the encoders learn the initial clustering in the first stage (cells only)."),
     )
     initial_clustering: InitialClusteringName = Field(
         "ensemble",
         description=(
             "ensemble: k-means partitions over several normalisations are combined. mixtures: Student-t mixtures are "
-            "fitted to the cells and to each arm's half of their molecules (or genes, if there are no counts), moved "
-            "out of local optima by splits and merges, and the number of components and the differences in covariance "
-            "are chosen on which the halves agree most; an arm learns the categories of the cells and of its half."
+            "fitted to the cells and to each arm's half of their molecules (or genes, if there are no counts), and "
+            "moved out of local optima by splits and merges; an arm learns the categories of the cells and of its half."
         ),
     )
     mixture_start: Literal["kmeans", "random"] = Field(

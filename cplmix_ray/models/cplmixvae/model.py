@@ -74,7 +74,7 @@ class CoupledArms(Model):
         return Report(terms, {"distance": distance}, settings, unit_sum.waited, unit_sum.sent)
 
     def _guesses(self, votes_nm: Tensor) -> Tensor:
-        """Initial categories that each arm learns, (A_local, n, m): that of the cell and, if any, of the arm's share."""
+        """Initial categories that each arm learns, (A_local, n, m): those of the cell and of the arm's share."""
         if votes_nm.shape[1] == 1:
             return votes_nm.expand(len(self.units), -1, -1)
         return torch.stack([votes_nm[:, [0, 1 + arm]] for arm in self.units])
