@@ -28,6 +28,7 @@ from cplmix_ray.evaluation.trained_model import TrainedModel
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
 from cplmix_ray.models.cplmixvae.dataset import ArmTables, augmentations_for
 from cplmix_ray.models.registry import build_dataset
+from cplmix_ray.models.resolve import resolve_settings
 from cplmix_ray.utils.errors import InputError
 
 N_TYPES, MARKERS = 3, 4
@@ -202,6 +203,46 @@ def test_normalisation_has_its_closed_form(make):
     expected = np.log1p(np.array([[1.5, 1.5, 3.0], [3.0, 0.0, 3.0], [0.0, 0.0, 0.0]]))
     assert data.training.preparation.target_sum == 6.0
     np.testing.assert_allclose(dense(data.training.matrix.block()), expected, rtol=1e-6)
+
+
+MEDIAN = {"input": {"target_sum": "median"}, "copies": NO_COPIES}
+
+
+@pytest.mark.parametrize("make", [sp.csr_matrix, np.asarray], ids=["sparse", "dense"])
+@pytest.mark.parametrize("unit", [1.0, 7.3], ids=["counts", "linear"])
+def test_the_median_library_is_that_of_cells_that_have_one_over_all_genes(make, unit):
+    """The empty cells would halve it and the genes that are not chosen hold most of it; the note says the number."""
+    counts = dense(planted().X)
+    counts[:50] = 0
+    adata = anndata.AnnData(make((counts * unit).astype(np.float32)), var=planted().var)
+    config = settings(**{**MEDIAN, "input": {**MEDIAN["input"], "hvg": 12}})
+    data = build(adata, config)
+    preparation = data.training.preparation
+    assert preparation.target_sum == pytest.approx(np.median(counts[50:].sum(1)) * unit, rel=1e-6)
+    at = adata.var_names.get_indexer(preparation.var_names)
+    expected = log_normalised(counts * unit, preparation.target_sum)[:, at]
+    np.testing.assert_allclose(dense(data.training.matrix.block()), expected, rtol=1e-5, atol=1e-6)
+    assert f"{preparation.target_sum:g}, the median" in data.notes[0]
+    assert resolve_settings(config, data.training).input.target_sum == preparation.target_sum
+
+
+def test_the_median_is_settled_for_count_likelihoods_and_has_no_effect_on_logs():
+    adata = planted()
+    library = float(np.median(dense(adata.X).sum(1)))
+    counts = settings(**{**MEDIAN, "model": {"likelihood": "nb"}})
+    assert resolve_settings(counts, build(adata, counts).training).input.target_sum == library
+    adata.X = sp.csr_matrix(log_normalised(adata.X.toarray()).astype(np.float32))
+    at_median, fixed = (build(adata, settings(**tree)) for tree in (MEDIAN, {"copies": NO_COPIES}))
+    assert at_median.training.preparation == fixed.training.preparation
+    assert at_median.notes == fixed.notes
+    np.testing.assert_array_equal(dense(at_median.training.matrix.block()), dense(adata.X))
+
+
+def test_a_median_to_which_no_cell_can_be_scaled_is_refused():
+    with pytest.raises(InputError, match=naming("median", "--target-sum")):
+        build(
+            anndata.AnnData(np.full((40, 5), 9e11)), settings(**{**MEDIAN, "input": {**MEDIAN["input"], **NORMALISE}})
+        )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.int32, np.uint8])

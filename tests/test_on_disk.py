@@ -113,6 +113,7 @@ def dense(values) -> np.ndarray:
 SAME = {
     "as it is": ({}, {}),
     "of its genes, the most variable": ({}, {"input": {"hvg": 12}}),
+    "scaled to the median": ({"layer": "logged"}, {"input": {"target_sum": "median", "normalise": "log1p"}}),
     "counts": ({}, {"model": {"likelihood": "nb"}, "copies": {"copies": ["thinning"]}}),
     "a layer": ({"layer": "logged"}, {}),
     "not normalised": ({}, {"input": {"normalise": "none"}}),

@@ -277,6 +277,24 @@ def test_the_object_says_what_made_it(run):
     assert origin["metrics"] == metrics
 
 
+def test_a_median_library_is_settled_once_for_resume_and_predict(tmp_path):
+    for name in ("whole", "resumed", "new"):
+        (tmp_path / name).mkdir()
+    median = ("--target-sum", "median")
+    whole = train_on(planted(), tmp_path / "whole", *median)
+    resumed = train_on(planted(), tmp_path / "resumed", *median, "--max-steps", "20")
+    command(train, "--data", resumed.data, "--out", resumed.out, *LINE, *median, "--resume")
+    for part, tensors in whole.weights.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, resumed.weights[part][name]), (part, name)
+    number = float(np.median(planted().obs["depth"]))
+    assert f"{number:g}" in whole.said
+    assert load_config(whole.out / "config.yaml").input.target_sum == number
+    assert parse_config(yaml.safe_load(whole.result.uns["cplmix_ray"]["config"])).input.target_sum == number
+    few = [5, 17, 80]
+    assert_same_annotation(whole.result[few], predict_on(whole, planted()[few].copy(), tmp_path / "new"))
+
+
 def test_what_the_user_had_is_unchanged(run):
     before, after = anndata.read_h5ad(run.data), run.result
     assert_users_own_is_unchanged(before, after)

@@ -1,10 +1,14 @@
 """Settings of the data set and its preparation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from cplmix_ray.config.section import PathText, Section
+
+LARGEST_LIBRARY = 1e12
+"""Largest library size to which cells can be scaled."""
 
 
 class Input(Section):
@@ -58,7 +62,13 @@ class Input(Section):
             "log-expression, scaled values and residuals; what was found and done is printed."
         ),
     )
-    target_sum: float = Field(1e4, gt=0, le=1e12, description="Library size to which cells are scaled.")
+    target_sum: float | Literal["median"] = Field(
+        1e4,
+        description=(
+            "Library size to which cells are scaled. median: the median of the cells' totals over all genes, cells "
+            "without any left out; the number is printed and recorded. No effect on values that are not normalised."
+        ),
+    )
     hvg: Annotated[int, Field(ge=2)] | Literal["auto", "all"] | None = Field(
         None,
         description=(
@@ -73,3 +83,13 @@ class Input(Section):
         lt=1,
         description="Fraction of cells held out for validation; at most 20,000 cells if the data stay on disk.",
     )
+
+    @field_validator("target_sum", mode="before")
+    @classmethod
+    def _number_or_median(cls, value: Any) -> Any:
+        """One sentence for a value that is neither, where a union would give one for each of its members."""
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST_LIBRARY
+        if not number and value != "median":
+            message = f"Input should be a number above 0 and at most {LARGEST_LIBRARY:g}, or median"
+            raise PydanticCustomError("number_or_median", message)
+        return value

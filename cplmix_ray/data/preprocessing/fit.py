@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from cplmix_ray.config import Input
+from cplmix_ray.config.data import LARGEST_LIBRARY
 from cplmix_ray.data.matrix.base import Matrix
 from cplmix_ray.data.preprocessing.gene_selection import select_genes
 from cplmix_ray.data.preprocessing.preparation import Preparation, prepare, require_counts
@@ -86,7 +87,7 @@ def _counts(source: Source, settings: Input, likelihood: str, values: Values) ->
         raise InputError(f"--likelihood {likelihood} takes raw counts; leave out --normalise log1p.")
     names, library = tuple(source.var_names), source.matrix.statistics.library
     preparation = Preparation("counts", names, library=library, values=values.kind)
-    logged = prepare(source.matrix, Preparation("log", names, target_sum=settings.target_sum))
+    logged = prepare(source.matrix, Preparation("log", names, target_sum=_target_sum(source, settings)))
     note = f"{source.name} holds {values}, which the likelihood {likelihood} takes as they are."
     return Fitted(preparation, prepare(source.matrix, preparation), logged, (note,))
 
@@ -96,13 +97,28 @@ def _normalised(source: Source, settings: Input, values: Values) -> Fitted:
         hint = hint_of_others(source, LINEAR)
         remedy = f"{hint}, or use --normalise none" if hint else "use --normalise none"
         raise InputError(f"{source.name} holds negative values, so it cannot be normalised; {remedy}.")
-    target = settings.target_sum
+    target = _target_sum(source, settings)
     preparation = Preparation("log", tuple(source.var_names), target_sum=target, values=values.kind)
-    note = f"{source.name} holds {values}: cells are scaled to {target:g} and log1p is taken."
+    which = ", the median of their totals," if settings.target_sum == "median" else ""
+    note = f"{source.name} holds {values}: cells are scaled to {target:g}{which} and log1p is taken."
     if values.kind not in LINEAR:
         note = f"{source.name} seems to hold {values}, and --normalise log1p is applied to it: leave it out if it does."
+        note += f" Cells are scaled to {target:g}{which[:-1]}." if which else ""
     prepared = prepare(source.matrix, preparation)
     return Fitted(preparation, prepared, prepared, (note,))
+
+
+def _target_sum(source: Source, settings: Input) -> float:
+    """Library size to which cells are scaled, with 'median' replaced by the number that it means for these cells."""
+    if settings.target_sum != "median":
+        return settings.target_sum
+    library = source.matrix.statistics.library
+    if library > LARGEST_LIBRARY:
+        raise InputError(
+            f"The median of the totals of the cells of {source.name} is {library:g}, and cells can be scaled to at "
+            f"most {LARGEST_LIBRARY:g}; give a number with --target-sum."
+        )
+    return library
 
 
 def _as_they_are(source: Source, values: Values) -> Fitted:
