@@ -8,6 +8,7 @@ from sklearn.decomposition import PCA
 
 from cplmix_ray.api import CplMixVAE
 from cplmix_ray.cli.train_command import train
+from cplmix_ray.config.files import load_config
 from cplmix_ray.distributions.gaussian import Gaussian
 from cplmix_ray.models.cplmixvae.linear_decoder import LinearDecoder
 from cplmix_ray.models.cplmixvae.objective import state_kl
@@ -42,11 +43,13 @@ def cells(n: int = 40, genes: int = G) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("training", [True, False])
 def test_posterior_is_the_conditional_of_the_joint_gaussian(training):
     """s | x from the covariance of (s, x), by solving with the g x g covariance of x. Outside training the loadings are
-    orthogonal, so that the variances are those of the exact posterior; in training they are those of the best diagonal
-    Gaussian, one over the diagonal of the posterior precision."""
+    orthogonal, so that the variances are those of the exact posterior, and the mean is measured from the mean of all
+    categories instead of that of its own; in training the variances are those of the best diagonal Gaussian, one over
+    the diagonal of the posterior precision."""
     decoder, (x_ng, c_n) = decoder_of().train(training), cells()
     mean_1nd, log_var_1nd = decoder.posterior([DenseRows(x_ng)], one_hot(c_n))
-    mu_kg, w_kdg = (each.detach().double() for each in decoder.means_and_loadings(0))
+    mean_kg = decoder.train().means_and_loadings(0)[0].detach().double()
+    w_kdg = decoder.train(training).means_and_loadings(0)[1].detach().double()
     noise = torch.exp(10.0 * decoder.log_noise[0]).double()
     for n, c in enumerate(c_n):
         w_dg = w_kdg[c]
@@ -54,7 +57,7 @@ def test_posterior_is_the_conditional_of_the_joint_gaussian(training):
         gain_dg = w_dg @ torch.linalg.inv(covariance_gg)
         exact_dd = torch.eye(D, dtype=torch.double) - gain_dg @ w_dg.T
         variance_d = exact_dd.inverse().diagonal().reciprocal() if training else exact_dd.diagonal()
-        expected_d = gain_dg @ (x_ng[n].double() - mu_kg[c])
+        expected_d = gain_dg @ (x_ng[n].double() - (mean_kg[c] if training else mean_kg.mean(0)))
         torch.testing.assert_close(mean_1nd[0, n].double(), expected_d, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(log_var_1nd[0, n].exp().double(), variance_d, rtol=1e-3, atol=1e-5)
 
@@ -72,8 +75,82 @@ def test_the_rotation_outside_training_changes_no_expected_cell_and_orders_ortho
     lengths_kd = gram_kdd.diagonal(dim1=1, dim2=2)
     assert (lengths_kd[:, 0] > lengths_kd[:, 1]).all()
     assert (gram_kdd[:, 0, 1].abs() < 1e-4 * lengths_kd[:, 0]).all()
-    largest = w_kdg.gather(-1, w_kdg.abs().argmax(-1, keepdim=True))
-    assert (largest > 0).all()
+
+
+def test_signs_agree_between_categories_with_similar_loadings():
+    """Two groups of categories with loadings of their own, each with noise and a random sign."""
+    generator = torch.Generator().manual_seed(3)
+    decoder, groups = LinearDecoder(1, 8, 1, 50), torch.arange(8) % 2
+    common_pg = torch.randn(2, 50, generator=generator)
+    signs_k1 = torch.randint(2, (8, 1), generator=generator) * 2.0 - 1.0
+    loadings_kg = signs_k1 * (common_pg[groups] + 0.5 * torch.randn(8, 50, generator=generator))
+    with torch.no_grad():
+        decoder.weight[0, :, 8:-1] = loadings_kg.t()
+    found_kg = decoder.eval().means_and_loadings(0)[1][:, 0].detach()
+    cosine_kk = torch.nn.functional.cosine_similarity(found_kg[:, None], found_kg[None], dim=-1)
+    assert (cosine_kk[groups[:, None] == groups] > 0.5).all()
+    summed_g = torch.nn.functional.normalize(found_kg, dim=-1).sum(0)
+    assert summed_g[summed_g.abs().argmax()] > 0
+
+
+def test_the_state_continues_where_two_categories_divide_a_type():
+    """Cells along one line, of which the lower half has another category than the upper, and opposite loadings."""
+    decoder, line_g = LinearDecoder(1, 2, 1, G), torch.ones(G) / G**0.5
+    s_n = torch.linspace(-3, 3, 61)
+    x_ng, c_n = 5.0 + 2.0 * s_n[:, None] * line_g, (s_n > 0).long()
+    decoder.fit(0, [(k, x_ng[c_n == k] + 0.1 * torch.randn(int((c_n == k).sum()), G)) for k in range(2)])
+    with torch.no_grad():
+        decoder.weight[0, :, 2] *= -1
+        decoder.eval()
+        c_1nk = torch.nn.functional.one_hot(c_n, 2).float().unsqueeze(0)
+        found_1nd, _ = decoder.posterior([DenseRows(x_ng)], c_1nk)
+        expected_1ng = decoder(found_1nd, c_1nk)
+    assert np.corrcoef(found_1nd[0, :, 0], s_n)[0, 1] ** 2 > 0.95
+    torch.testing.assert_close(expected_1ng[0], x_ng, atol=0.2, rtol=0.0)
+
+
+@pytest.mark.parametrize("beta", [0.2, 1.0, 4.0])
+def test_posterior_maximises_the_bound_for_any_weight_of_the_divergence(beta):
+    """The gradient of beta KL - E log p in mean and variance is zero, E log p in closed form."""
+    decoder, (x_ng, c_n) = decoder_of(), cells()
+    decoder.beta = beta
+    c_1nk, rows = one_hot(c_n), [DenseRows(x_ng)]
+    mean, log_var = (each.detach().requires_grad_() for each in decoder.posterior(rows, c_1nk))
+    w_kdg = decoder.means_and_loadings(0)[1].detach()
+    noise = torch.exp(10.0 * decoder.log_noise[0]).detach()
+    spread_n = (log_var[0].exp() * w_kdg[c_n].square().sum(-1)).sum(-1) / (2 * noise)
+    bound = decoder.loss(Gaussian(), rows, mean, c_1nk)[0] + spread_n.mean() + beta * state_kl(mean, log_var).mean()
+    for gradient, terms in zip(
+        torch.autograd.grad(bound, [mean, log_var]), (w_kdg.abs().sum() / noise, beta), strict=True
+    ):
+        assert gradient.abs().max() < 1e-4 * max(float(terms), 1.0)
+
+
+def test_without_weight_of_the_divergence_the_posterior_is_finite():
+    decoder, (x_ng, c_n) = LinearDecoder(1, K, D, G, beta=0.0), cells()
+    mean, log_var = decoder.posterior([DenseRows(x_ng)], one_hot(c_n))
+    assert mean.isfinite().all()
+    assert log_var.isfinite().all()
+
+
+def test_fit_is_the_maximum_likelihood_given_the_categories():
+    """The gradient of the exact log-likelihood in all parameters is zero; a category has no cells, another one cell."""
+    generator = torch.Generator().manual_seed(5)
+    decoder = LinearDecoder(1, 4, D, G)
+    decoder.reset_parameters(0, generator)
+    scale_g = torch.linspace(3.0, 0.5, G)
+    groups = [(k, k + scale_g.roll(3 * k) * torch.randn(n, G, generator=generator)) for k, n in ((0, 60), (2, 60))]
+    decoder.fit(0, groups)
+    x_ng, c_n = torch.cat([x for _, x in groups]), torch.tensor([0] * 60 + [2] * 60)
+    mu_kg, w_kdg = decoder.means_and_loadings(0)
+    noise = torch.exp(10.0 * decoder.log_noise[0])
+    covariance_kgg = w_kdg.mT @ w_kdg + noise * torch.eye(G)
+    loss = -torch.distributions.MultivariateNormal(mu_kg[c_n], covariance_kgg[c_n]).log_prob(x_ng).mean()
+    for gradient in torch.autograd.grad(loss, [decoder.centre, decoder.log_spread, decoder.log_noise]):
+        assert gradient.abs().max() < 2e-3
+    assert (mu_kg[1] - x_ng.mean(0)).abs().max() < 1e-4
+    decoder.fit(0, [*groups, (3, x_ng[:1])])
+    assert all(parameter.isfinite().all() for parameter in decoder.parameters())
 
 
 def test_the_bound_has_the_gradient_of_the_exact_likelihood():
@@ -127,7 +204,8 @@ def test_it_learns_the_principal_components_of_every_category():
         optimiser.step()
     decoder.eval()
     found_1nd, _ = decoder.posterior([DenseRows(x)], c_1nk)
-    mu_kg, loadings_kdg = (each.detach().numpy() for each in decoder.means_and_loadings(0))
+    loadings_kdg = decoder.means_and_loadings(0)[1].detach().numpy()
+    mu_kg = decoder.train().means_and_loadings(0)[0].detach().numpy()
     for k in range(K):
         own = x_ng[c_n == k]
         pca = PCA(D).fit(own)
@@ -208,9 +286,19 @@ def test_other_likelihoods_are_refused_with_the_remedy(counts, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("likelihood", "settled"), [("auto", ("linear", "cell")), ("nb", ("network", "copy"))])
+def test_preset_cells_chooses_the_decoder_by_the_likelihood(likelihood, settled, counts, tmp_path, capsys):
+    counts.write_h5ad(tmp_path / "cells.h5ad")
+    words = ["--preset", "cells", "--data", str(tmp_path / "cells.h5ad"), "--n-categories", "3", "--max-steps", "12"]
+    train([*words, "--likelihood", likelihood, "--engine", "local", "--beta", "0.5", "--out", str(tmp_path / "out")])
+    capsys.readouterr()
+    model = load_config(tmp_path / "out" / "config.yaml").model
+    assert (model.decoder, model.reconstruct) == settled
+
+
 def test_a_model_without_loadings_says_so(counts):
     adata = counts.copy()
-    model = CplMixVAE(adata, n_categories=3, engine="local", neighbour_pcs=10)
+    model = CplMixVAE(adata, n_categories=3, engine="local", neighbour_pcs=10, decoder="network")
     model.train(max_steps=5, progress=False)
     with pytest.raises(InputError, match=r"no loadings.*decoder='linear'"):
         model.get_loadings()

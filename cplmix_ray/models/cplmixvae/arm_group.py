@@ -10,7 +10,7 @@ from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.distributions.likelihood import LIKELIHOODS
 from cplmix_ray.models.base import Parts
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
-from cplmix_ray.models.cplmixvae.dataset import resolved_likelihood
+from cplmix_ray.models.cplmixvae.dataset import resolved_model
 from cplmix_ray.models.cplmixvae.network import ArmShape, PackedArms
 from cplmix_ray.nn.adam import Adam
 from cplmix_ray.utils.randomness import INIT, arm_generators
@@ -20,10 +20,12 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def build_network(n_arms: int, config: CplMixVAEConfig, preparation: Preparation) -> PackedArms:
     """Networks of ``n_arms`` arms for prepared data, without initial weights."""
-    likelihood = LIKELIHOODS[resolved_likelihood(config, preparation)]
-    shape = ArmShape(len(preparation.var_names), likelihood, preparation.library, preparation.image_shape)
+    model = resolved_model(config, preparation)
+    shape = ArmShape(
+        len(preparation.var_names), LIKELIHOODS[model.likelihood], preparation.library, preparation.image_shape
+    )
     precision = None if config.placement.precision == "float32" else getattr(torch, config.placement.precision)
-    return PackedArms(n_arms, config.model, shape, precision)
+    return PackedArms(n_arms, model, shape, precision, config.objective.beta)
 
 
 def part_of(arm: int) -> str:

@@ -71,20 +71,20 @@ class ModelSettings(Section):
             "(negative binomial) and zinb (zero-inflated negative binomial) require raw counts."
         ),
     )
-    decoder: Literal["network", "linear"] = Field(
+    decoder: Literal["auto", "network", "linear"] = Field(
         "network",
         description=(
             "network: the decoder of the paper, with one network for category and state. linear: every category has "
             "a mean and loadings of the state on the genes, and the state posterior has a closed form; requires the "
-            "likelihood gaussian."
+            "likelihood gaussian. auto: linear for cells with the likelihood gaussian, network otherwise."
         ),
     )
-    reconstruct: Literal["copy", "cell"] = Field(
+    reconstruct: Literal["auto", "copy", "cell"] = Field(
         "copy",
         description=(
             "What the decoder reconstructs, and what a linear decoder computes the state from. copy: the arm's copy "
             "of the cell, as in the paper. cell: the cell itself, so that the state does not contain the noise of the "
-            "copies."
+            "copies. auto: cell with a linear decoder, copy otherwise."
         ),
     )
     state_given_category: bool = Field(True, description="Condition the state posterior on the category.")

@@ -12,7 +12,7 @@ from cplmix_ray.data.neighbors.index import NeighborIndex
 from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.data.training_set import MAIN, Modality, TrainingSet
 from cplmix_ray.distributions.likelihood import DEFAULTS, LIKELIHOODS
-from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
+from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig, ModelSettings
 from cplmix_ray.models.vaegan.frozen import FrozenAugmenter, read_augmenter
 from cplmix_ray.utils.errors import InputError
 from cplmix_ray.utils.registry import AUGMENTATIONS
@@ -107,6 +107,19 @@ def _initial_clustering(config: CplMixVAEConfig) -> "Clusterer | None":
 def resolved_likelihood(config: CplMixVAEConfig, preparation: Preparation) -> str:
     """The likelihood, with 'auto' replaced by the default for the kind of data."""
     return DEFAULTS[preparation.kind] if config.model.likelihood == "auto" else config.model.likelihood
+
+
+def resolved_model(config: CplMixVAEConfig, preparation: Preparation) -> ModelSettings:
+    """The settings of the arms, with every 'auto' replaced by what it means for the data."""
+    likelihood = resolved_likelihood(config, preparation)
+    decoder, reconstruct = config.model.decoder, config.model.reconstruct
+    if decoder == "auto":
+        fits = preparation.kind != "images" and LIKELIHOODS[likelihood].squared_error_offset is not None
+        decoder = "linear" if fits else "network"
+    if reconstruct == "auto":
+        reconstruct = "cell" if decoder == "linear" else "copy"
+    settled = {"likelihood": likelihood, "decoder": decoder, "reconstruct": reconstruct}
+    return config.model.model_copy(update=settled)
 
 
 def _require_decoder_for(likelihood: str, config: CplMixVAEConfig, name: str) -> None:

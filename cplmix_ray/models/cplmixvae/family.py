@@ -85,15 +85,14 @@ class CplMixVAEFamily(Family):
         return "acc" if labelled else "agreement"
 
     def resolve(self, config: RunConfig, data: TrainingSet) -> RunConfig:
-        from cplmix_ray.models.cplmixvae.dataset import augmentations_for, resolved_likelihood
+        from cplmix_ray.models.cplmixvae.dataset import augmentations_for, resolved_model
 
         own = _own(config)
         kinds = augmentations_for(own, data.preparation, data.matrix) or ("none",)
-        likelihood = resolved_likelihood(own, data.preparation)
+        model = resolved_model(own, data.preparation)
+        settled = {name: getattr(model, name) for name in ("likelihood", "decoder", "reconstruct")}
         first_stage = own.alignment.steps(own.training.steps(len(data.train_idx)))
-        return own.with_settings(
-            copies={"copies": kinds}, model={"likelihood": likelihood}, alignment={"align_steps": first_stage}
-        )
+        return own.with_settings(copies={"copies": kinds}, model=settled, alignment={"align_steps": first_stage})
 
     def validation_scores(self, outputs: Mapping[str, np.ndarray], data: "Dataset") -> tuple[Scores, list[Scores]]:
         from cplmix_ray.couplings.simplex import centre

@@ -2,15 +2,18 @@
 
 Given its category, a cell is Gaussian with the covariance W_c W_c' + psi I, as in mixtures of probabilistic principal
 component analysers (Tipping and Bishop 1999). The posterior of the state has a closed form, so that it needs no encoder
-and cannot collapse: with M_c = I + W_c' W_c / psi,
+and cannot collapse: with M_c = beta I + W_c' W_c / psi, where beta is the weight of the KL divergence,
 
     E[s | x, c] = M_c^-1 W_c' (x - mu_c) / psi.
 
-q(s | x, c) is the best Gaussian with a diagonal covariance: that mean, and the variances 1 / (M_c)_jj. The bound is
-tight where the columns of W_c are orthogonal. All of this is for the weight beta = 1 of the KL divergence.
+q(s | x, c) is the Gaussian with a diagonal covariance that maximises E log p(x|s,c) - beta KL(q || p): that mean, and
+the variances beta / (M_c)_jj. For beta = 1 the bound is tight where the columns of W_c are orthogonal.
+
+Outside training, the state is measured from the same point in every category, so that it continues where two
+categories divide a type; see :meth:`LinearDecoder._weights`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,8 @@ _SCALE_MEANS, _SCALE_LOADINGS, _SCALE = 100.0, 2.0, 10.0
 learning rate at a step: mean expression differs more between categories than the weights of a network do, and has to be
 learned before the loadings are, which would explain the difference otherwise."""
 _INITIAL = 0.015
+_SMALLEST_BETA = 1e-4
+"""Lower bound of beta in the posterior, whose variances are zero for beta = 0."""
 
 
 class LinearDecoder(nn.Module):
@@ -31,6 +36,7 @@ class LinearDecoder(nn.Module):
 
     Args:
         n_sets: sets of weights: the arms held here, or 1 where all arms share one.
+        beta: weight of the KL divergence of the state.
 
     Attributes:
         weight: of [c, c (x) s, 1], (s, g, K + K d + 1).
@@ -40,9 +46,9 @@ class LinearDecoder(nn.Module):
         log_noise: log of the noise variance psi of a gene, (s, 1).
     """
 
-    def __init__(self, n_sets: int, n_categories: int, state_dim: int, n_genes: int):
+    def __init__(self, n_sets: int, n_categories: int, state_dim: int, n_genes: int, beta: float = 1.0):
         super().__init__()
-        self.n_categories, self.state_dim = n_categories, state_dim
+        self.n_categories, self.state_dim, self.beta = n_categories, state_dim, max(beta, _SMALLEST_BETA)
         self.weight = nn.Parameter(torch.zeros(n_sets, n_genes, n_categories * (1 + state_dim) + 1))
         self.centre = nn.Parameter(torch.zeros(n_sets, n_categories * state_dim))
         self.log_spread = nn.Parameter(torch.zeros(n_sets, n_categories * state_dim))
@@ -57,15 +63,46 @@ class LinearDecoder(nn.Module):
             loadings = torch.empty(k * self.state_dim, n_genes).normal_(0.0, _INITIAL, generator=generator)
             self.weight[arm_set, :, k:-1] = loadings.t()
 
+    @torch.no_grad()
+    def fit(self, arm_set: int, cells: Iterable[tuple[int, Tensor]]) -> None:
+        """Maximum likelihood given the categories: means, principal components and noise (Tipping and Bishop 1999).
+
+        Args:
+            cells: categories with their cells (m, g). A category without cells has the mean of the others, and one with
+                d cells or fewer keeps its loadings.
+        """
+        k, n_genes = self.n_categories, self.weight.shape[1]
+        mean_kg, axes_kdg = self.weight.new_zeros(k, n_genes), self.weight.new_zeros(k, self.state_dim, n_genes)
+        cells_k, variance_kd = self.weight.new_zeros(k), self.weight.new_zeros(k, self.state_dim)
+        rest = self.weight.new_zeros(())
+        for category, x_ng in cells:
+            cells_k[category], mean_kg[category] = len(x_ng), x_ng.mean(0)
+            found = _principal_components(x_ng - mean_kg[category], self.state_dim)
+            variance_kd[category], axes_kdg[category] = found
+            rest += (x_ng - mean_kg[category]).square().sum() - len(x_ng) * variance_kd[category].sum()
+        degrees = cells_k.sum() * max(n_genes - self.state_dim, 1)
+        if not degrees or not rest > 0:
+            return
+        noise, fitted_k = rest / degrees, cells_k > self.state_dim
+        grand_g = cells_k @ mean_kg / cells_k.sum()
+        lengths_kd = (variance_kd - noise).clamp_min(0.01 * noise).sqrt()
+        weight_gw = self.weight[arm_set]
+        weight_gw[:, -1] = grand_g
+        weight_gw[:, :k] = torch.where(cells_k > 0, (mean_kg - grand_g).t() / _SCALE_MEANS, 0.0)
+        loadings_kdg = lengths_kd.unsqueeze(-1) * axes_kdg / _SCALE_LOADINGS
+        weight_gw[:, k:-1][:, fitted_k.repeat_interleave(self.state_dim)] = loadings_kdg[fitted_k].flatten(0, 1).t()
+        self.centre[arm_set], self.log_spread[arm_set] = 0.0, 0.0
+        self.log_noise[arm_set] = noise.log() / _SCALE
+
     def forward(self, s_and: Tensor, c_ank: Tensor) -> Tensor:
         """Expected cells, (A, n, g)."""
-        weight_sgw, location = self._weights()
+        weight_sgw, location, _ = self._weights()
         return torch.matmul(self._inputs(s_and, c_ank, location), weight_sgw.mT)
 
     def loss(self, likelihood: Likelihood, rows: Sequence[Rows], s_and: Tensor, c_ank: Tensor) -> Tensor:
         """-E log p(x|s,c) in nats, the mean over cells, shape (A,)."""
         assert likelihood.squared_error_offset is not None
-        weight_sgw, location = self._weights()
+        weight_sgw, location, _ = self._weights()
         squares_a = SquaredError.apply(self._inputs(s_and, c_ank, location), weight_sgw, rows)
         log_noise_a = _SCALE * self.log_noise[:, 0].expand(len(rows))
         constant_a = 0.5 * log_noise_a + likelihood.squared_error_offset
@@ -82,8 +119,8 @@ class LinearDecoder(nn.Module):
         return torch.stack(means), torch.stack(variances).log()
 
     def means_and_loadings(self, arm: int) -> tuple[Tensor, Tensor]:
-        """mu (K, g) and W (K, d, g) of an arm, in the units of the prepared cells."""
-        weight_sgw, (centre_sw, spread_sw) = self._weights()
+        """Expected cells (K, g) at s = 0 and loadings W (K, d, g) of an arm, in the units of the prepared cells."""
+        weight_sgw, (centre_sw, spread_sw), _ = self._weights()
         weight_wg, k = of_arm(weight_sgw, arm).t(), self.n_categories
         w_kdg = (_SCALE_LOADINGS * weight_wg[k:-1]).unflatten(0, (k, self.state_dim))
         centre_kd, spread_kd = (of_arm(each, arm).unflatten(0, w_kdg.shape[:2]) for each in (centre_sw, spread_sw))
@@ -94,12 +131,14 @@ class LinearDecoder(nn.Module):
         with torch.no_grad():
             mu_kg, w_kdg = self.means_and_loadings(arm)
             noise = (_SCALE * of_arm(self.log_noise, arm)).exp()
-            eye_dd = torch.zeros(self.state_dim, self.state_dim, device=mu_kg.device).fill_diagonal_(1.0)
-            m_kdd = eye_dd + torch.bmm(w_kdg, w_kdg.mT) / noise
+            prior_kd = of_arm(self._weights()[2], arm).unflatten(0, w_kdg.shape[:2])
+            beta_dd = torch.zeros(self.state_dim, self.state_dim, device=mu_kg.device).fill_diagonal_(self.beta)
+            m_kdd = beta_dd + torch.bmm(w_kdg, w_kdg.mT) / noise
             onto_kdg = torch.linalg.solve(m_kdd, w_kdg) / noise
-            offset_w = torch.einsum("kdg,kg->kd", onto_kdg, mu_kg).flatten()
+            prior_kd = self.beta * torch.linalg.solve(m_kdd, prior_kd.unsqueeze(-1)).squeeze(-1)
+            offset_w = (torch.einsum("kdg,kg->kd", onto_kdg, mu_kg) - prior_kd).flatten()
             s_nkd = (x.matmul(onto_kdg.flatten(0, 1).t().contiguous()) - offset_w).unflatten(1, m_kdd.shape[:2])
-            variance_kd = m_kdd.diagonal(dim1=1, dim2=2).reciprocal()
+            variance_kd = self.beta / m_kdd.diagonal(dim1=1, dim2=2)
         c_nk = c_nk.detach()
         centre_kd, spread_kd = (of_arm(each, arm).unflatten(0, m_kdd.shape[:2]) for each in self._weights()[1])
         # With the unstandardised state fixed: factors and terms of 1 and 0 whose gradients are those of (s - centre) /
@@ -108,27 +147,33 @@ class LinearDecoder(nn.Module):
         mean_nd = torch.einsum("nk,nkd,kd->nd", c_nk, s_nkd, one_kd) + c_nk @ zero_kd
         return mean_nd, c_nk @ (variance_kd * one_kd.square())
 
-    def _weights(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Weights (s, g, w), with centre and spread of the state, each (s, K d).
+    def _weights(self) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Weights (s, g, w), centre and spread of the state, each (s, K d), and the mean of its prior, (s, K d).
 
         Outside training the means contain the centre and the loadings the spread, and the loadings of each category are
-        rotated to their principal axes, the longest first and the gene with the largest loading positive. The
-        distribution of the cells stays as it is.
+        rotated to their principal axes, the longest first. Signs of an axis agree between categories with similar
+        loadings. The state 0 is the projection of the same point in every category, the mean of all mu_c, so that
+        the prior is N(m_c, I). The distribution of the cells stays as it is.
         """
         centre_sw, spread_sw = _SCALE * self.centre, torch.exp(_SCALE * self.log_spread)
         if self.training:
-            return self.weight, (centre_sw, spread_sw)
+            return self.weight, (centre_sw, spread_sw), torch.zeros_like(centre_sw)
         shape = self.n_categories, self.state_dim
         w_skdg = self.weight[..., shape[0] : -1].mT.unflatten(1, shape)
-        ratio_skd = _SCALE_LOADINGS / _SCALE_MEANS * centre_sw.unflatten(1, shape)
-        mu_skg = self.weight[..., : shape[0]].mT + torch.einsum("skd,skdg->skg", ratio_skd, w_skdg)
-        w_skdg = w_skdg * spread_sw.unflatten(1, shape).unsqueeze(-1)
+        mu_skg = _SCALE_MEANS * self.weight[..., : shape[0]].mT
+        mu_skg = mu_skg + _SCALE_LOADINGS * torch.einsum("skd,skdg->skg", centre_sw.unflatten(1, shape), w_skdg)
+        w_skdg = _SCALE_LOADINGS * w_skdg * spread_sw.unflatten(1, shape).unsqueeze(-1)
         _, axes_skdd = torch.linalg.eigh(w_skdg @ w_skdg.mT)
         w_skdg = axes_skdd.flip(-1).mT @ w_skdg
-        largest_skd1 = w_skdg.gather(-1, w_skdg.abs().argmax(-1, keepdim=True))
-        w_skdg = torch.where(largest_skd1 < 0, -w_skdg, w_skdg)
-        weight_sgw = torch.cat([mu_skg.mT, w_skdg.flatten(1, 2).mT, self.weight[..., -1:]], dim=-1)
-        return weight_sgw, (torch.zeros_like(centre_sw), torch.ones_like(spread_sw))
+        w_skdg = w_skdg * _signs(w_skdg).unsqueeze(-1)
+        from_mean_skg = mu_skg - mu_skg.mean(1, keepdim=True)
+        noise_s11 = (_SCALE * self.log_noise).exp().unsqueeze(-1)
+        prior_skd = torch.einsum("skdg,skg->skd", w_skdg, from_mean_skg)
+        prior_skd = prior_skd / (self.beta * noise_s11 + w_skdg.square().sum(-1))
+        mu_skg = mu_skg - torch.einsum("skd,skdg->skg", prior_skd, w_skdg)
+        parts = [mu_skg.mT / _SCALE_MEANS, w_skdg.flatten(1, 2).mT / _SCALE_LOADINGS, self.weight[..., -1:]]
+        location = torch.zeros_like(centre_sw), torch.ones_like(spread_sw)
+        return torch.cat(parts, dim=-1), location, prior_skd.flatten(1)
 
     def _inputs(self, s_and: Tensor, c_ank: Tensor, location: tuple[Tensor, Tensor]) -> Tensor:
         """[c, c (x) (centre + spread s), 1], (A, n, K + K d + 1)."""
@@ -137,3 +182,31 @@ class LinearDecoder(nn.Module):
         )
         products = c_ank.unsqueeze(-1) * (centre_s1kd + spread_s1kd * s_and.unsqueeze(-2))
         return append_ones(torch.cat([_SCALE_MEANS * c_ank, _SCALE_LOADINGS * products.flatten(-2)], dim=-1))
+
+
+def _principal_components(x_ng: Tensor, n_components: int) -> tuple[Tensor, Tensor]:
+    """Variances (d,) and axes (d, g) of centred cells, the largest first; zeros where cells or genes are fewer."""
+    n, n_genes = x_ng.shape
+    gram = x_ng @ x_ng.t() if n < n_genes else x_ng.t() @ x_ng
+    squares_j, vectors_ij = (each.flip(-1)[..., :n_components] for each in torch.linalg.eigh(gram))
+    axes_jg = (x_ng.t() @ vectors_ij).t() if n < n_genes else vectors_ij.t()
+    missing = n_components - len(squares_j)
+    variance_d = nn.functional.pad(squares_j.clamp_min(0.0) / n, (0, missing))
+    return variance_d, nn.functional.pad(nn.functional.normalize(axes_jg, dim=-1), (0, 0, 0, missing))
+
+
+def _signs(w_skdg: Tensor) -> Tensor:
+    """Signs (s, K, d) with which the loadings of an axis agree between categories as far as they are similar.
+
+    They are those of the leading eigenvector of the cosines between categories, normalised so that a category counts as
+    much if few others are similar. The gene with the largest sum of loadings over categories is positive.
+    """
+    unit_sdkg = nn.functional.normalize(w_skdg, dim=-1).transpose(1, 2)
+    cosine_sdkk = unit_sdkg @ unit_sdkg.mT
+    cosine_sdkk = cosine_sdkk - torch.diag_embed(cosine_sdkk.diagonal(dim1=-2, dim2=-1))
+    root_sdk = cosine_sdkk.abs().sum(-1).clamp_min(1e-12).sqrt()
+    leading_sdk = torch.linalg.eigh(cosine_sdkk / (root_sdk.unsqueeze(-1) * root_sdk.unsqueeze(-2)))[1][..., -1]
+    sign_sdk = torch.where(leading_sdk < 0, -1.0, 1.0)
+    common_sdg = (sign_sdk.unsqueeze(-1) * unit_sdkg).sum(-2)
+    largest_sd1 = common_sdg.gather(-1, common_sdg.abs().argmax(-1, keepdim=True))
+    return (sign_sdk * torch.where(largest_sd1 < 0, -1.0, 1.0)).transpose(1, 2)

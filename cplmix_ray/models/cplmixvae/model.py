@@ -15,7 +15,8 @@ from cplmix_ray.models.base import Batch, CellBlock, Model, Parts, Report, Train
 from cplmix_ray.models.cplmixvae.arm_group import ArmGroup, build_network, load_weights, part_of
 from cplmix_ray.models.cplmixvae.category_merging import merge_categories
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
-from cplmix_ray.models.cplmixvae.dataset import ArmTables, augmentations_for
+from cplmix_ray.models.cplmixvae.dataset import ArmTables, augmentations_for, resolved_model
+from cplmix_ray.models.cplmixvae.loadings_fit import fit_loadings
 from cplmix_ray.models.cplmixvae.network import PackedArms
 from cplmix_ray.models.cplmixvae.objective import aligning, weights_at
 from cplmix_ray.models.cplmixvae.training_step import StepContext, augmented_batch, train_step, whole_batch
@@ -33,6 +34,7 @@ class CoupledArms(Model):
 
     def __init__(self, config: CplMixVAEConfig, preparation: Preparation, arms: Sequence[int], device: torch.device):
         self.config, self.preparation, self.units, self.device = config, preparation, tuple(arms), device
+        self._reconstruct = resolved_model(config, preparation).reconstruct
         self._network: PackedArms | None = None
 
     @property
@@ -63,7 +65,7 @@ class CoupledArms(Model):
     def training_step(self, batch: Batch, step: int) -> Report:
         guess_anm = None if self.guess is None else self._guesses(self.guess[batch.rows].to(self.device))
         cells = targets = augmented_batch(self.group, self.step_context, batch.idx_n)
-        if self.config.model.reconstruct == "cell" and not aligning(step, self.config):
+        if self._reconstruct == "cell" and not aligning(step, self.config):
             targets = whole_batch(self.group, self.step_context, batch.idx_n)
         terms, distance = train_step(self.group, self.step_context, cells, step, guess_anm, targets)
         settings = {
@@ -80,10 +82,13 @@ class CoupledArms(Model):
         return torch.stack([votes_nm[:, [0, 1 + arm]] for arm in self.units])
 
     def after_step(self, done: int, observed: bool) -> None:
-        """Merge fine categories at the end of the first stage, and within it before an evaluation or a snapshot."""
+        """Merge fine categories at the end of the first stage, and within it before an evaluation or a snapshot; fit a
+        linear decoder to the categories of the first stage."""
         first_stage = self.config.alignment.align_steps
         if self.config.model.overcluster > 1 and (done == first_stage or (done < first_stage and observed)):
             merge_categories(self.group, self.step_context, self.context.cells.available, done)
+        if self.network.linear is not None and done == first_stage:
+            fit_loadings(self.group, self.step_context, self.context.cells.available, done)
 
     def parts(self) -> Parts:
         if hasattr(self, "group"):

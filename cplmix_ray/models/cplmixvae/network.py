@@ -56,11 +56,19 @@ class PackedArms(nn.Module):
         model: settings of the arms.
         shape: properties of the data.
         precision: data type of products with the cells; None: that of the weights.
+        beta: weight of the KL divergence of the state, on which the state posterior of a linear decoder depends.
     """
 
     pool: Tensor | None
 
-    def __init__(self, n_arms: int, model: ModelSettings, shape: ArmShape, precision: torch.dtype | None = None):
+    def __init__(
+        self,
+        n_arms: int,
+        model: ModelSettings,
+        shape: ArmShape,
+        precision: torch.dtype | None = None,
+        beta: float = 1.0,
+    ):
         super().__init__()
         self.precision = precision
         self.n_arms, self.model, self.shape = n_arms, model, shape
@@ -86,7 +94,7 @@ class PackedArms(nn.Module):
         self.register_buffer("pool", pool)
         self.linear: LinearDecoder | None = None
         if model.decoder == "linear":
-            self.linear = LinearDecoder(n_sets, n_k, n_d, shape.n_genes)
+            self.linear = LinearDecoder(n_sets, n_k, n_d, shape.n_genes, beta)
         else:
             self.state_head = PackedLinear(n_sets, state_in, 2 * n_d)
             self.decoder = PackedMLP(n_sets, n_arms, (n_k + n_d, n_b, *back), model.batch_norm)

@@ -1,0 +1,38 @@
+"""Fit of the linear decoders to the categories that their arms have learned in the first stage."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cplmix_ray.models.cplmixvae.arm_group import ArmGroup
+from cplmix_ray.models.cplmixvae.training_step import StepContext
+
+_CELLS, _BATCH, _OF_CATEGORY = 20_000, 2_000, 1_000
+"""Largest number of cells that are used, of a block, and of a category."""
+
+
+@torch.no_grad()
+def fit_loadings(group: ArmGroup, context: StepContext, train_idx: np.ndarray, step: int) -> None:
+    """Means, loadings and noise in closed form, from cells of which each belongs to its most probable category.
+
+    All workers draw the same cells, so that the result does not depend on the distribution of arms over workers.
+    """
+    linear, network = group.network.linear, group.network
+    assert linear is not None
+    network.eval()
+    idx_n = np.random.default_rng([context.config.seed, step]).permutation(train_idx)[:_CELLS]
+    found = []
+    for start in range(0, len(idx_n), _BATCH):
+        rows = context.rows(torch.as_tensor(idx_n[start : start + _BATCH]))
+        found.append(network.encode([rows] * len(group.arms)).log_q_ank.argmax(-1).cpu().numpy())
+    category_an = np.concatenate(found, axis=1)
+    for arm_set in range(len(linear.weight)):
+        linear.fit(arm_set, _cells_by_category(context, idx_n, category_an[arm_set]))
+
+
+def _cells_by_category(context: StepContext, idx_n: np.ndarray, category_n: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+    for category in np.unique(category_n):
+        chosen = idx_n[category_n == category][:_OF_CATEGORY]
+        yield int(category), context.rows(torch.as_tensor(np.sort(chosen))).dense().float()
