@@ -38,6 +38,8 @@ LINE = (
     f"--lam 0.5 --beta 0.7 --lr 0.01 --engine local --threads 1"
 ).split()
 LABEL_SCORES = {"acc", "ari", "nmi"}
+CONSENSUS_SCORES = {"acc_of_arms", "ece", "error_auc"}
+"""Scores against labels that are those of the consensus alone."""
 
 
 def planted() -> anndata.AnnData:
@@ -148,6 +150,7 @@ def test_the_run_folder_holds_what_is_documented_and_nothing_half_written(run):
     assert {path.name for path in run.out.iterdir()} == {
         "config.yaml",
         "metrics.json",
+        "reliability.csv",
         "result.h5ad",
         "checkpoints",
         "tensorboard",
@@ -192,7 +195,7 @@ def test_the_saved_configuration_is_the_one_asked_for(run):
 def test_metrics_are_flat_and_go_by_their_names(run):
     metrics = run.metrics
     assert all(isinstance(value, int | float | str) for value in metrics.values())
-    scores = LABEL_SCORES | {"acc_of_arms", "consensus", "agreement", "amp", "kl_qc_pc", "populated"}
+    scores = LABEL_SCORES | CONSENSUS_SCORES | {"consensus", "agreement", "amp", "kl_qc_pc", "populated"}
     assert scores | {"reconstruction", "steps", "seconds"} <= set(metrics)
     assert {name for name in metrics if name.startswith("val_")} == {f"val_{name}" for name in scores}
     assert (metrics["steps"], metrics["n_cells"], metrics["n_arms"]) == (STEPS, CELLS, ARMS)
@@ -231,6 +234,18 @@ def test_metrics_are_those_of_the_annotated_cells(run):
     assert metrics["acc"] == pytest.approx(hungarian_accuracy(labels[named], assigned[named]))
 
 
+def test_the_reliability_of_the_confidence_is_that_of_the_annotated_cells(run, tmp_path):
+    named = run.result[run.result.obs["cell_type"].notna()].obs
+    table = pd.read_csv(run.out / "reliability.csv")
+    assert table["cells"].sum() == len(named)
+    mean = {name: np.average(table[name], weights=table["cells"]) for name in ("confidence", "correct")}
+    assert mean == pytest.approx({"confidence": named["cplmix_confidence"].mean(), "correct": run.metrics["acc"]})
+    gap = (table["cells"] * (table["confidence"] - table["correct"]).abs()).sum() / len(named)
+    assert run.metrics["ece"] == pytest.approx(gap)
+    command(evaluate, "--run", run.out, "--out", tmp_path / "scores.json")
+    pd.testing.assert_frame_equal(pd.DataFrame(read_json(tmp_path / "scores.json")["reliability"]), table)
+
+
 def test_the_planted_types_are_better_found_than_by_chance(tmp_path):
     """Chance with four even types is little above a quarter; ten seeds of 150 steps reached 0.52 to 1."""
     run = train_on(planted(), tmp_path, "--labels-key", "cell_type", "--max-steps", "150")
@@ -239,7 +254,8 @@ def test_the_planted_types_are_better_found_than_by_chance(tmp_path):
 
 def test_there_are_no_label_scores_without_labels(unlabelled):
     names = {name.removeprefix("val_") for name in unlabelled.metrics}
-    assert not names & (LABEL_SCORES | {"acc_of_arms"})
+    assert not names & (LABEL_SCORES | CONSENSUS_SCORES)
+    assert not (unlabelled.out / "reliability.csv").exists()
     assert {"consensus", "amp", "kl_qc_pc", "populated"} <= names
     assert "ACC" not in unlabelled.said
 

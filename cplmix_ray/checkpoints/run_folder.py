@@ -1,12 +1,15 @@
 """The folder of a run and the names of its files, which are part of the public interface."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cplmix_ray.checkpoints.checkpoint import foreign_entries
-from cplmix_ray.utils.durable import holds_more, make_folder, require_writable, unwritten, write_json
+from cplmix_ray.utils.durable import holds_more, make_folder, require_writable, unwritten, write_json, write_whole
 from cplmix_ray.utils.errors import InputError
 from cplmix_ray.utils.home import expand_home
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class RunFolder:
@@ -75,3 +78,6 @@ class RunFolder:
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         write_json(self.metrics, metrics)
+
+    def write_table(self, name: str, table: "pd.DataFrame") -> None:
+        write_whole(self.path / f"{name}.csv", lambda path: table.to_csv(path, index=False, lineterminator="\n"))

@@ -66,7 +66,8 @@ def _evaluate(command: Evaluate, out: Path) -> None:
     if source.n_cells == 0:
         raise InputError(f"{source.name} contains no cells.")
     family = model.family
-    consensus, units = family.scores(model.infer(model.prepare(source)), source, model.config)
+    outputs = model.infer(model.prepare(source))
+    consensus, units = family.scores(outputs, source, model.config)
     n_features = sum(len(preparation.var_names) for preparation in model.preparations.values())
     print(f"{source.name}: {source.n_cells} cells, {n_features} genes, step {model.step}.")
     for note in (*source.notes, *model.notes(source)):
@@ -76,6 +77,14 @@ def _evaluate(command: Evaluate, out: Path) -> None:
     for line in filter(None, (score_line(title, scores) for title, scores in rows)):
         print(line)
     by_unit = {f"{family.unit}s": units}
-    tree = {**consensus, "steps": model.step, "n_cells": source.n_cells, "data": source.name, **by_unit}
+    tables = {} if source.labels_n is None else family.label_tables(outputs, source.labels_n)
+    tree = {
+        **consensus,
+        "steps": model.step,
+        "n_cells": source.n_cells,
+        "data": source.name,
+        **{name: table.to_dict("records") for name, table in tables.items()},
+        **by_unit,
+    }
     write_json(out, tree)
     print(f"Scores are in {out}.")

@@ -9,7 +9,15 @@ from cplmix_ray.config import RunConfig
 from cplmix_ray.utils.output_lock import lock_folder
 from cplmix_ray.utils.progress import Display, shown_check
 
-_RESULTS = ("result.h5ad", "augmenter.safetensors", "manifest.json", "metrics.json", "checkpoints", "tensorboard")
+_RESULTS = (
+    "result.h5ad",
+    "augmenter.safetensors",
+    "manifest.json",
+    "metrics.json",
+    "reliability.csv",
+    "checkpoints",
+    "tensorboard",
+)
 """Files and folders of a run folder that the last line of a command lists."""
 
 

@@ -20,11 +20,25 @@ def hungarian_accuracy(labels_n: np.ndarray, assigned_n: np.ndarray) -> float:
     Returns:
         A number in (0, 1]; NaN without cells.
     """
+    return float(correct_cells(labels_n, assigned_n).mean()) if len(labels_n) else float("nan")
+
+
+def correct_cells(labels_n: np.ndarray, assigned_n: np.ndarray) -> np.ndarray:
+    """Whether the category of each cell is the one matched with its type, as in :func:`hungarian_accuracy`.
+
+    Args:
+        labels_n: known types; assigned_n: categories.
+
+    Returns:
+        (n,) booleans; False for all cells of a category or type without a partner.
+    """
     if len(labels_n) == 0:
-        return float("nan")
-    table = contingency_matrix(labels_n, assigned_n)
-    rows, columns = linear_sum_assignment(table, maximize=True)
-    return float(table[rows, columns].sum() / table.sum())
+        return np.zeros(0, bool)
+    rows, columns = linear_sum_assignment(contingency_matrix(labels_n, assigned_n), maximize=True)
+    type_n, category_n = (np.unique(each, return_inverse=True)[1] for each in (labels_n, assigned_n))
+    type_of = np.full(category_n.max() + 1, -1)
+    type_of[columns] = rows
+    return type_of[category_n] == type_n
 
 
 def label_scores(labels_n: np.ndarray, assigned_n: np.ndarray) -> dict[str, float]:

@@ -159,6 +159,22 @@ for _metric in (
         shown_in=("summary", "trials", "benchmark"),
     ),
     Metric(
+        "ece",
+        "min",
+        "Expected calibration error of the confidence: mean over cells of |mean confidence - share correct| of their "
+        "bin, of 15 bins of equal width. Which cells are correct is as in `acc`. 0 is perfect.",
+        label="ECE",
+        needs_labels=True,
+    ),
+    Metric(
+        "error_auc",
+        "max",
+        "Area under the ROC curve with which low confidence predicts that a cell is not correct. 1 is perfect, 0.5 is "
+        "chance. Absent if all cells or none are correct.",
+        label="AUC of errors",
+        needs_labels=True,
+    ),
+    Metric(
         "agreement",
         "max",
         "Adjusted Rand index between the categories of two arms, mean over pairs: consensus corrected for chance, "

@@ -360,6 +360,14 @@ class Family(ABC):
         """Tables by name with a row for each gene that the model was trained on, such as loadings of the state."""
         return {}
 
+    def label_tables(self, outputs: Mapping[str, np.ndarray], labels_n: np.ndarray) -> "dict[str, pd.DataFrame]":
+        """Tables of outputs against known types by name.
+
+        Args:
+            labels_n: known types of the cells, "" where unknown.
+        """
+        return {}
+
     def scores(
         self, outputs: Mapping[str, np.ndarray], source: "Source", config: RunConfig
     ) -> tuple[Scores, list[Scores]]:

@@ -146,5 +146,8 @@ def training_milestones(
         "seed": config.seed,
     }
     family.export(folder.path, model.model, data, config, metrics)
+    if data.labels_n is not None:
+        for name, table in family.label_tables(outcome.outputs, data.labels_n).items():
+            folder.write_table(name, table)
     folder.write_metrics(metrics)
     return RunResult(metrics, model, outcome.outputs, callback.writer.history)

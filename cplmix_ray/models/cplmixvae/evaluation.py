@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cplmix_ray.metrics.calibration import calibration_scores
 from cplmix_ray.metrics.category_scores import score
 from cplmix_ray.metrics.disentanglement import disentanglement
 from cplmix_ray.metrics.state_scores import state_scores
@@ -56,8 +57,10 @@ def source_scores(
 def _category_scores(
     log_q_ank: np.ndarray, probs_nk: np.ndarray, labels_n: np.ndarray | None
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Scores of the consensus, with the mean accuracy of the arms, and of each arm."""
+    """Scores of the consensus, with its calibration and the mean accuracy of the arms, and of each arm."""
     consensus, arms = score(log_q_ank, probs_nk, labels_n)
+    if labels_n is not None:
+        consensus |= calibration_scores(labels_n, probs_nk)
     if "acc" in consensus:
         consensus["acc_of_arms"] = float(np.mean([scores["acc"] for scores in arms]))
     return consensus, arms

@@ -136,6 +136,12 @@ class CplMixVAEFamily(Family):
         loadings_kdg = model.loadings()
         return {} if loadings_kdg is None else {"loadings": loadings_table(loadings_kdg, preparations[MAIN].var_names)}
 
+    def label_tables(self, outputs: Mapping[str, np.ndarray], labels_n: np.ndarray) -> "dict[str, pd.DataFrame]":
+        """Confidence and share of correct cells by bin of confidence, as "reliability"."""
+        from cplmix_ray.metrics.calibration import reliability_table
+
+        return {"reliability": reliability_table(labels_n, outputs["probs_nk"])}
+
     def scores(
         self, outputs: Mapping[str, np.ndarray], source: "Source", config: RunConfig
     ) -> tuple[Scores, list[Scores]]:
