@@ -80,14 +80,20 @@ AGREEMENT = {
 }
 
 
+LINEAR = {"likelihood": "gaussian", "decoder": "linear", "posterior": "softmax"}
+"""Fitted to the cells at the end of the first stage, by every worker."""
+
+
 @pytest.mark.parametrize(
     ("config", "workers"),
     [
         (replicated(2, 2, AGREEMENT, posterior="softmax", overcluster=2), [(0,), (0,), (1,), (1,)]),
         (replicated(2, 2, shared_parameters=True), [(0,), (0,), (1,), (1,)]),
         (replicated(3, 2), [(0, 1), (0, 1), (2,), (2,)]),
+        (replicated(2, 2, AGREEMENT, **LINEAR), [(0,), (0,), (1,), (1,)]),
+        (replicated(2, 1, AGREEMENT, **LINEAR, shared_parameters=True), [(0,), (1,)]),
     ],
-    ids=["two stages", "shared weights", "uneven arms"],
+    ids=["two stages", "shared weights", "uneven arms", "linear", "linear, shared weights"],
 )
 @pytest.mark.slow
 def test_shares_on_processes_equal_one_process_step_by_step(data, config, workers):

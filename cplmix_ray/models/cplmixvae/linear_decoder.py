@@ -191,6 +191,8 @@ def _principal_components(x_ng: Tensor, n_components: int) -> tuple[Tensor, Tens
     squares_j, vectors_ij = (each.flip(-1)[..., :n_components] for each in torch.linalg.eigh(gram))
     axes_jg = (x_ng.t() @ vectors_ij).t() if n < n_genes else vectors_ij.t()
     missing = n_components - len(squares_j)
+    largest_j1 = axes_jg.gather(-1, axes_jg.abs().argmax(-1, keepdim=True))
+    axes_jg = torch.where(largest_j1 < 0, -axes_jg, axes_jg)  # the sign of eigenvectors depends on the machine
     variance_d = nn.functional.pad(squares_j.clamp_min(0.0) / n, (0, missing))
     return variance_d, nn.functional.pad(nn.functional.normalize(axes_jg, dim=-1), (0, 0, 0, missing))
 

@@ -26,7 +26,10 @@ def fit_loadings(group: ArmGroup, context: StepContext, train_idx: np.ndarray, s
     found = []
     for start in range(0, len(idx_n), _BATCH):
         rows = context.rows(torch.as_tensor(idx_n[start : start + _BATCH]))
-        found.append(network.encode([rows] * len(group.arms)).log_q_ank.argmax(-1).cpu().numpy())
+        q_ank = network.encode([rows] * len(group.arms)).log_q_ank.exp()
+        if context.config.model.shared_parameters:  # running statistics, and so the categories, are each arm's own
+            q_ank = context.unit_sum.launch(q_ank, q_ank.new_zeros(len(group.arms))).wait()[0].unsqueeze(0)
+        found.append(q_ank.argmax(-1).cpu().numpy())
     category_an = np.concatenate(found, axis=1)
     for arm_set in range(len(linear.weight)):
         linear.fit(arm_set, _cells_by_category(context, idx_n, category_an[arm_set]))
