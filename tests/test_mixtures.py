@@ -179,6 +179,13 @@ def test_as_few_cells_as_categories(n_cells):
     assert found.votes_nm.shape == (n_cells, 2) and found.votes_nm.max() < 3 and np.isfinite(found.points_np).all()
 
 
+def test_equal_cells_are_legal():
+    points_np = np.repeat(np.eye(3, 4, dtype=np.float32), 20, axis=0)
+    found = mixture_categories([points_np, points_np], 5, "kmeans", 0)
+    assert np.isfinite(found.points_np).all()
+    assert adjusted_rand_score(np.repeat([0, 1, 2], 20), found.votes_nm[:, 0]) > 0.5
+
+
 # In a run
 
 

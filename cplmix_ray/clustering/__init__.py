@@ -1,1 +1,1 @@
-"""K-means ensembles and merging of categories."""
+"""Mixtures, k-means ensembles, and merging of categories."""

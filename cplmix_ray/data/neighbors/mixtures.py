@@ -5,6 +5,7 @@ molecules other settings often agreed more, because coarser categories are found
 closer to known types. Where the shares disagree on a cell, its type is uncertain; each arm learns its own category.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from typing import Literal
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from cplmix_ray.clustering.split_merge import split_and_merge
 from cplmix_ray.clustering.student_mixture import Mixture, fit_mixture
@@ -77,7 +79,9 @@ def _start(points_np: np.ndarray, n_categories: int, start: Start, seed: int) ->
     """One-hot categories, (n, K)."""
     n_here = min(n_categories, len(points_np))
     if start == "kmeans":
-        category_n = KMeans(n_here, n_init=1, random_state=seed).fit_predict(points_np)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than categories
+            category_n = KMeans(n_here, n_init=1, random_state=seed).fit_predict(points_np)
     else:
         cells = np.random.default_rng(seed).choice(len(points_np), n_here, replace=False)
         d2_nk = (points_np[cells] ** 2).sum(axis=1) - 2 * points_np @ points_np[cells].T
