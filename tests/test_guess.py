@@ -19,8 +19,8 @@ from cplmix_ray.models.cplmixvae.training_step import _guess_loss
 from cplmix_ray.models.registry import build_dataset
 from cplmix_ray.utils.errors import InputError
 
-NEAR = {"copies": {"neighbour_space": "ensemble"}}
-MIXTURES = {"copies": {"neighbour_space": "mixtures"}}
+NEAR = {"copies": {"neighbour_space": "clustering"}}
+MIXTURES = {**NEAR, "alignment": {"initial_clustering": "mixtures"}}
 
 
 def build(adata: anndata.AnnData, config: CplMixVAEConfig, key: str | None = None) -> Dataset:
@@ -91,7 +91,7 @@ def test_of_two_votes_on_a_cell_each_counts_half():
 
 @pytest.mark.parametrize("sections", [GUESS, NEAR, MIXTURES], ids=["guess", "neighbours", "mixtures"])
 def test_images_have_no_initial_clustering(sections):
-    with pytest.raises(InputError, match=r"--neighbour-space (ensemble|mixtures).*--align-guess") as caught:
+    with pytest.raises(InputError, match=r"--neighbour-space clustering.*--align-guess") as caught:
         build_dataset(read_source("digits"), config_of(**{**sections, "model": {"n_categories": 10}}))
     assert "\n" not in str(caught.value)
 

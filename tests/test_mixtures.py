@@ -13,11 +13,10 @@ from cplmix_ray.data.io.h5ad import source_from_anndata
 from cplmix_ray.data.neighbors.mixtures import mixture_categories
 from cplmix_ray.data.neighbors.shares import halves_of_cells
 from cplmix_ray.models.registry import build_dataset
-from cplmix_ray.utils.errors import InputError
 
 MIXTURES = {
     "alignment": {"align_steps": 8, "align_guess": 1.0, "initial_clustering": "mixtures"},
-    "copies": {"neighbour_space": "mixtures"},
+    "copies": {"neighbour_space": "clustering"},
 }
 
 
@@ -222,8 +221,11 @@ def test_the_same_seed_gives_the_same_categories_and_held_out_cells_have_no_say(
     np.testing.assert_array_equal(one.tables.neighbors, other.tables.neighbors)
 
 
-def test_neighbours_are_found_in_the_clustering_of_the_run():
-    with pytest.raises(InputError, match=r"neighbour_space.*'ensemble'"):
-        config_of(alignment={"align_guess": 1.0}, copies={"neighbour_space": "mixtures"})
-    assert config_of(copies={"neighbour_space": "mixtures"}).clustered_by == "mixtures"
-    assert config_of(copies={"neighbour_space": "mixtures"}, objective={"guess": 0.0}).guesses is False
+def test_many_categories_are_found_by_the_ensemble_and_nothing_is_clustered_in_vain():
+    def clustered_by(n_categories: int, **sections) -> str | None:
+        return config_of(**sections, model={"n_categories": n_categories}).clustered_by
+
+    auto = {"alignment": {"align_steps": 4, "align_guess": 1.0, "initial_clustering": "auto"}}
+    assert [clustered_by(k, **auto) for k in (1, 50, 51, 115)] == ["mixtures", "mixtures", "ensemble", "ensemble"]
+    assert clustered_by(3, alignment={"initial_clustering": "mixtures"}) is None
+    assert clustered_by(3, copies={"neighbour_space": "clustering"}) == "ensemble"

@@ -471,7 +471,7 @@ RECIPES = {
     "negative binomial": {"model": {"likelihood": "nb"}, "copies": {"copies": ["thinning"]}},
     "neighbours": {"copies": {"copies": ["auto"], "n_neighbours": 5}},
     "an ensemble": {
-        "copies": {"copies": ["auto"], "neighbour_space": "ensemble"},
+        "copies": {"copies": ["auto"], "neighbour_space": "clustering"},
         "alignment": {"align_steps": 4, "align_guess": 1.0},
     },
 }

@@ -98,7 +98,7 @@ def test_the_recipe_for_cells_from_a_simulated_file_to_a_result(tmp_path):
     config = load_config(out / "config.yaml")
     assert (config.alignment.align_steps, config.input.hvg) == (10, 100)
     assert config.alignment.align_guess == load_preset("cells").alignment.align_guess > 0
-    assert config.copies.neighbour_space == config.clustered_by == "mixtures"
+    assert (config.copies.neighbour_space, config.clustered_by) == ("clustering", "mixtures")
     result = anndata.read_h5ad(out / "result.h5ad")
     assert result.obsm["cplmix_probs"].shape == (160, 4)
     types, found = result.obs["cell_type"].cat.codes.to_numpy(), result.obs["cplmix_category"].cat.codes.to_numpy()

@@ -47,7 +47,7 @@ def cluster_by_ensemble(
     Raises:
         InputError: they are images.
     """
-    at, log_ng = _chosen_genes(fitted, source, train_idx, "ensemble")
+    at, log_ng = _chosen_genes(fitted, source, train_idx)
     views = views_of(log_ng, _linear(fitted, source, log_ng, at, train_idx), seed)
     ensemble = build_ensemble(views, n_categories, seed)
     return InitialClustering(ensemble.points_nk, ensemble.guess_n[:, None])
@@ -61,7 +61,7 @@ def cluster_by_mixtures(
     Raises:
         InputError: they are images.
     """
-    at, log_ng = _chosen_genes(fitted, source, train_idx, "mixtures")
+    at, log_ng = _chosen_genes(fitted, source, train_idx)
     preparation, counts_ng = fitted.preparation, None
     if preparation.kind == "counts" or (preparation.target_sum is not None and source.matrix.statistics.counts):
         counts_ng = source.matrix.choose(at).take(train_idx).block()
@@ -72,10 +72,10 @@ def cluster_by_mixtures(
     return InitialClustering(found.points_np, found.votes_nm)
 
 
-def _chosen_genes(fitted: Fitted, source: Source, train_idx: np.ndarray, method: str) -> tuple[np.ndarray, Block]:
+def _chosen_genes(fitted: Fitted, source: Source, train_idx: np.ndarray) -> tuple[np.ndarray, Block]:
     """Columns of the genes that the arms see, and their log-expression."""
     if fitted.preparation.kind == "images":
-        raise InputError(f"--neighbour-space {method} and --align-guess are for cells; leave them out for images.")
+        raise InputError("--neighbour-space clustering and --align-guess are for cells; leave them out for images.")
     at = source.var_names.get_indexer(list(fitted.preparation.var_names))
     return at, fitted.log_matrix.choose(at).take(train_idx).block()
 

@@ -126,13 +126,12 @@ class Copies(Section):
     neighbour_pcs: int = Field(
         50, ge=1, description="neighbours: number of principal components on which distances are computed."
     )
-    neighbour_space: Literal["components", "ensemble", "mixtures"] = Field(
+    neighbour_space: Literal["components", "clustering"] = Field(
         "components",
         description=(
-            "neighbours: space in which nearest cells are found. components: principal components. ensemble: "
-            "two cells are near if most k-means partitions of an ensemble over several normalisations put "
-            "them together (cells only). mixtures: principal components in units of the variation within the "
-            "categories of --initial-clustering mixtures (cells only)."
+            "neighbours: space in which nearest cells are found. components: principal components. clustering: that "
+            "of --initial-clustering (cells only). For an ensemble, two cells are near if most of its partitions put "
+            "them together; for mixtures, in principal components in units of the variation within categories."
         ),
     )
     rotation: float = Field(15.0, ge=0, description="affine: largest rotation, in degrees.")
@@ -200,7 +199,8 @@ class Objective(Section):
     )
 
 
-InitialClusteringName = Literal["ensemble", "mixtures"]
+_MIXTURES_UP_TO = 50
+"""Categories of which --initial-clustering auto finds mixtures; more have too few cells each, and would take long."""
 
 
 class Alignment(Section):
@@ -230,10 +230,11 @@ class Alignment(Section):
         ge=0,
         description=("Weight with which the encoders learn the initial clustering in the first stage (cells only)."),
     )
-    initial_clustering: InitialClusteringName = Field(
+    initial_clustering: Literal["auto", "ensemble", "mixtures"] = Field(
         "ensemble",
         description=(
-            "ensemble: k-means partitions over several normalisations are combined. mixtures: Student-t mixtures are "
+            "ensemble: k-means partitions over several normalisations are combined. auto: mixtures for up to 50 "
+            "categories, else ensemble. mixtures: Student-t mixtures are "
             "fitted to the cells and to each arm's half of their molecules (or genes, if there are no counts), and "
             "moved out of local optima by splits and merges; an arm learns the categories of the cells and of its half."
         ),
@@ -285,11 +286,13 @@ class CplMixVAEConfig(RunConfig):
     training: ArmTraining = ArmTraining()
 
     @property
-    def clustered_by(self) -> InitialClusteringName | None:
+    def clustered_by(self) -> Literal["ensemble", "mixtures"] | None:
         """Method of the initial clustering; None if no setting uses one."""
-        if self.guesses:
+        if not self.guesses and self.copies.neighbour_space == "components":
+            return None
+        if self.alignment.initial_clustering != "auto":
             return self.alignment.initial_clustering
-        return None if self.copies.neighbour_space == "components" else self.copies.neighbour_space
+        return "mixtures" if self.model.n_categories <= _MIXTURES_UP_TO else "ensemble"
 
     @property
     def guesses(self) -> bool:
@@ -318,11 +321,6 @@ class CplMixVAEConfig(RunConfig):
             raise ValueError(
                 "alignment.align_guess: the initial clustering is learned in the first stage, and there is none; set "
                 "align_steps above 0, or align_guess to 0"
-            )
-        if self.copies.neighbour_space not in ("components", self.clustered_by):
-            raise ValueError(
-                f"copies.neighbour_space: neighbours are found in the space of the initial clustering, which is "
-                f"'{self.clustered_by}'; set neighbour_space to that, or to components"
             )
         if self.guesses and self.model.overcluster > 1:
             raise ValueError(

@@ -92,7 +92,12 @@ class CplMixVAEFamily(Family):
         model = resolved_model(own, data.preparation)
         settled = {name: getattr(model, name) for name in ("likelihood", "decoder", "reconstruct")}
         first_stage = own.alignment.steps(own.training.steps(len(data.train_idx)))
-        return own.with_settings(copies={"copies": kinds}, model=settled, alignment={"align_steps": first_stage})
+        clustering = own.clustered_by or own.alignment.initial_clustering
+        return own.with_settings(
+            copies={"copies": kinds},
+            model=settled,
+            alignment={"align_steps": first_stage, "initial_clustering": clustering},
+        )
 
     def validation_scores(self, outputs: Mapping[str, np.ndarray], data: "Dataset") -> tuple[Scores, list[Scores]]:
         from cplmix_ray.couplings.simplex import centre
