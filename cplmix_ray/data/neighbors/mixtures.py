@@ -26,8 +26,9 @@ _SHRINKAGE = 100.0
 """Cells with whose weight the covariance of a category is shrunk to the common one."""
 _COMMON_ABOVE = 20
 """Categories above which all share one covariance: most have too few cells for one of their own."""
-_STARTS, _STARTS_OF_SHARES = 4, 2
-"""Fits from different starts, of which the one with the largest likelihood is used."""
+_STARTS, _COMPONENTS_FITTED = 4, 40
+"""Fits from different starts, of which the one with the largest likelihood is used: at least so many, and so many that
+they fit this number of components; with few components there are few moves by which a bad start is left."""
 _FIT, _FIT_PER_CATEGORY = 5_000, 100
 """Cells to which mixtures are fitted: at most so many, or so many per category. Others are assigned."""
 
@@ -59,7 +60,7 @@ def mixture_categories(views: Sequence[np.ndarray], n_categories: int, start: St
     mixtures, votes = [], []
     for number, view_np in enumerate(views):
         points_np = _standardised(view_np[:, :n_components])
-        n_starts = _STARTS_OF_SHARES if number else _STARTS
+        n_starts = max(_STARTS, _COMPONENTS_FITTED // n_categories) // (2 if number else 1)
         seeds = [int(s) for s in np.random.SeedSequence([seed, number]).generate_state(n_starts)]
         starts = [_start(points_np[fit], n_categories, start, seed_of_run) for seed_of_run in seeds]
         mixtures.append(_best_mixture(points_np[fit], starts, shrinkage))
