@@ -153,6 +153,21 @@ def test_fit_is_the_maximum_likelihood_given_the_categories():
     assert all(parameter.isfinite().all() for parameter in decoder.parameters())
 
 
+@pytest.mark.parametrize("genes", [1, D, G])
+def test_fit_to_cells_that_leave_no_noise(genes):
+    """As many axes as genes, or duplicates of one cell in each category: the means are fitted all the same, and the
+    noise is not the rounding error of the residuals, but the variance of the cells."""
+    x_ng, c_n = cells(60, genes)
+    if genes == G:
+        x_ng = x_ng[:K][c_n]
+    decoder = LinearDecoder(1, K, D, genes)
+    decoder.fit(0, [(k, x_ng[c_n == k]) for k in range(K)])
+    mean_kg = torch.stack([x_ng[c_n == k].mean(0) for k in range(K)])
+    torch.testing.assert_close(decoder.means_and_loadings(0)[0].detach(), mean_kg, rtol=1e-4, atol=1e-4)
+    noise = float(torch.exp(10.0 * decoder.log_noise.detach()))
+    assert noise == pytest.approx(float(x_ng.var(0, correction=0).mean()), rel=1e-3)
+
+
 def test_the_bound_has_the_gradient_of_the_exact_likelihood():
     """With one state dimension a diagonal Gaussian is the exact posterior, so that bound and log p(x|c) are equal, and
     so are their gradients; the expectation over the posterior is taken by Gauss-Hermite quadrature."""

@@ -29,6 +29,9 @@ learned before the loadings are, which would explain the difference otherwise.""
 _INITIAL = 0.015
 _SMALLEST_BETA = 1e-4
 """Lower bound of beta in the posterior, whose variances are zero for beta = 0."""
+_SMALLEST_NOISE = 1e-3
+"""Share of the variance of all cells below which a fitted noise variance is an artefact: categories of few cells, cells
+that occur several times, or not more genes than axes. Training then starts from the variance of all cells."""
 
 
 class LinearDecoder(nn.Module):
@@ -69,22 +72,27 @@ class LinearDecoder(nn.Module):
 
         Args:
             cells: categories with their cells (m, g). A category without cells has the mean of the others, and one with
-                d cells or fewer keeps its loadings.
+                d cells or fewer keeps its loadings. If none of the cells differ, all parameters stay as they are.
         """
         k, n_genes = self.n_categories, self.weight.shape[1]
         mean_kg, axes_kdg = self.weight.new_zeros(k, n_genes), self.weight.new_zeros(k, self.state_dim, n_genes)
         cells_k, variance_kd = self.weight.new_zeros(k), self.weight.new_zeros(k, self.state_dim)
-        rest = self.weight.new_zeros(())
+        rest, within = self.weight.new_zeros(()), self.weight.new_zeros(())
         for category, x_ng in cells:
             cells_k[category], mean_kg[category] = len(x_ng), x_ng.mean(0)
             found = _principal_components(x_ng - mean_kg[category], self.state_dim)
             variance_kd[category], axes_kdg[category] = found
-            rest += (x_ng - mean_kg[category]).square().sum() - len(x_ng) * variance_kd[category].sum()
-        degrees = cells_k.sum() * max(n_genes - self.state_dim, 1)
-        if not degrees or not rest > 0:
+            scatter = (x_ng - mean_kg[category]).square().sum()
+            within += scatter
+            rest += scatter - len(x_ng) * variance_kd[category].sum()
+        grand_g = cells_k @ mean_kg / cells_k.sum().clamp_min(1.0)
+        total = within + cells_k @ (mean_kg - grand_g).square().sum(1)
+        if not total > 0:
             return
-        noise, fitted_k = rest / degrees, cells_k > self.state_dim
-        grand_g = cells_k @ mean_kg / cells_k.sum()
+        noise = rest / (cells_k.sum() * max(n_genes - self.state_dim, 1))
+        variance = total / (cells_k.sum() * n_genes)
+        noise = torch.where(noise > _SMALLEST_NOISE * variance, noise, variance)
+        fitted_k = cells_k > self.state_dim
         lengths_kd = (variance_kd - noise).clamp_min(0.01 * noise).sqrt()
         weight_gw = self.weight[arm_set]
         weight_gw[:, -1] = grand_g
