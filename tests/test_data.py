@@ -245,6 +245,13 @@ def test_a_median_to_which_no_cell_can_be_scaled_is_refused():
         )
 
 
+def test_the_median_of_proportions_is_refused():
+    """Scaled to a total of 1, all values are near zero, and everything was one category."""
+    counts = dense(planted().X)
+    with pytest.raises(InputError, match=naming("proportions", "--target-sum")):
+        build(anndata.AnnData((counts / counts.sum(1, keepdims=True)).astype(np.float32)), settings(**MEDIAN))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.int32, np.uint8])
 def test_the_number_type_makes_no_difference_to_normalisation(dtype):
     adata = planted()

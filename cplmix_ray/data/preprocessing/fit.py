@@ -97,6 +97,11 @@ def _normalised(source: Source, settings: Input, values: Values) -> Fitted:
         hint = hint_of_others(source, LINEAR)
         remedy = f"{hint}, or use --normalise none" if hint else "use --normalise none"
         raise InputError(f"{source.name} holds negative values, so it cannot be normalised; {remedy}.")
+    if settings.target_sum == "median" and values.kind == "proportions":
+        raise InputError(
+            f"{source.name} holds proportions, whose total is 1 in every cell, so that their median is no library "
+            f"size; give a number instead of --target-sum median, such as 10000."
+        )
     target = _target_sum(source, settings)
     preparation = Preparation("log", tuple(source.var_names), target_sum=target, values=values.kind)
     which = ", the median of their totals," if settings.target_sum == "median" else ""
