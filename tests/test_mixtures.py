@@ -10,6 +10,7 @@ from test_stages import config_of, data_of, planted, run, snapshots_of
 from cplmix_ray.clustering.split_merge import split_and_merge
 from cplmix_ray.clustering.student_mixture import DEGREES_OF_FREEDOM, fit_mixture
 from cplmix_ray.data.io.h5ad import source_from_anndata
+from cplmix_ray.data.neighbors.initial_clustering import scaled_components
 from cplmix_ray.data.neighbors.mixtures import mixture_categories
 from cplmix_ray.data.neighbors.shares import halves_of_cells
 from cplmix_ray.models.registry import build_dataset
@@ -134,6 +135,13 @@ def test_without_counts_the_shares_of_a_pair_are_of_different_genes():
     log_ng = np.arange(21, dtype=np.float32)[None] + np.zeros((5, 1), np.float32)
     first, second = halves_of_cells(log_ng, None, 2, seed=0)
     assert sorted([*first[0], *second[0]]) == list(range(21))
+
+
+@pytest.mark.parametrize("genes", [1, 2, 3])
+def test_a_share_in_which_no_cells_differ_has_no_components(genes):
+    share_ng = np.full((20, genes), 0.1, np.float32)
+    for form in (np.asarray, sp.csr_matrix):
+        assert not scaled_components(form(share_ng), seed=0).any()
 
 
 # Votes

@@ -24,6 +24,7 @@ _COMPONENTS = 50
 _FIT, _BLOCK = 20_000, 5_000
 """Cells from which components are found, and cells transformed at once: a view of all cells is never held whole."""
 _CLIP, _THETA = 10.0, 100.0
+"""Largest absolute value of a scaled gene, and theta of the variance mu + mu^2 / theta of Pearson residuals."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,16 @@ def pearson_residuals(x_ng: np.ndarray, share_g: np.ndarray, n_cells: int) -> np
 
 
 def _components(values_ng: Block, view: Callable[[np.ndarray], np.ndarray], fit: np.ndarray, seed: int) -> np.ndarray:
+    """Scores (n, p) of all cells on a view, found from the cells ``fit``; zeros if those do not differ."""
     n, g = values_ng.shape
     room = min(_COMPONENTS, min(len(fit), g) - 1)
     if room < 1:
         return np.zeros((n, 1), np.float32)
+    sample_ng = view(_dense(values_ng, fit))
+    if not np.ptp(sample_ng, axis=0).any():
+        return np.zeros((n, room), np.float32)
     pca = PCA(room, svd_solver="covariance_eigh" if g <= 4000 else "randomized", random_state=seed)
-    pca.fit(view(_dense(values_ng, fit)))
+    pca.fit(sample_ng)
     blocks = [pca.transform(view(_dense(values_ng, np.arange(at, min(at + _BLOCK, n))))) for at in range(0, n, _BLOCK)]
     return np.concatenate(blocks).astype(np.float32)
 
