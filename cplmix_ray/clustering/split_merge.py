@@ -13,11 +13,12 @@ _TRIES = 10
 """Moves that are tried, the most promising first, until none is kept."""
 _REPEATED = 2
 """Tries with the same split, and with the same merge."""
-_SHORT, _NEAR, _GAIN = 15, 0.02, 1e-3
-"""Iterations after which a move is given up if its likelihood is lower by more than so many nats, and the smallest
-increase for which it is kept."""
+_SHORT, _NEAR = 15, 0.02
+"""Iterations after which a move is given up if its mean log-likelihood is lower than before by more nats than _NEAR."""
+_GAIN = 1e-3
+"""Increase of the mean log-likelihood, in nats, above which a move is kept."""
 _FEWEST = 10
-"""Cells of a component that may be split."""
+"""Smallest number of cells of a component that may be split; each half has half as many or more."""
 
 
 def split_and_merge(points_np: np.ndarray, mixture: Mixture, shrinkage: float) -> Mixture:

@@ -51,6 +51,7 @@ def fit_mixture(points_np: np.ndarray, start_nk: np.ndarray, shrinkage: float, m
         start_nk: initial posterior of the components, (n, K); rows sum to 1.
         shrinkage: number of cells with whose weight the common covariance enters that of every component; may be
             infinite.
+        max_iterations: EM ends after so many, converged or not.
     """
     n = len(points_np)
     q_nk, precision_nk, before = start_nk.astype(points_np.dtype), np.ones_like(start_nk), -np.inf
@@ -83,8 +84,8 @@ def moments(points_np: np.ndarray, weight_nk: np.ndarray, pooled: bool = False) 
 
 
 def scale_matrices(scatter_kpp: np.ndarray, cells_k: np.ndarray, n: int, shrinkage: float) -> np.ndarray:
-    """Scale matrices from the scatter of each component, shrunk to the common one, which alone is left if that is
-    infinite; (K, p, p) or (1, p, p)."""
+    """Scale matrices of the components, shrunk to the common one, (K, p, p); with infinite shrinkage the common one
+    alone, (1, p, p)."""
     common_1pp = scatter_kpp.sum(axis=0, keepdims=True) / n
     common_1pp += _SMALLEST_VARIANCE * np.eye(common_1pp.shape[-1], dtype=common_1pp.dtype)
     if np.isinf(shrinkage):

@@ -20,17 +20,17 @@ from cplmix_ray.clustering.student_mixture import Mixture, fit_mixture
 
 Start = Literal["kmeans", "random"]
 
-_FEWEST_COMPONENTS, _MOST_COMPONENTS = 10, 50
-"""Means of K categories differ in at most K - 1 dimensions, and K components are used, within these bounds."""
+_FEWEST_AXES, _MOST_AXES = 10, 50
+"""Bounds of the number of principal components, which is K: the means of K categories span at most K - 1 dimensions."""
 _SHRINKAGE = 100.0
 """Cells with whose weight the covariance of a category is shrunk to the common one."""
 _COMMON_ABOVE = 20
 """Categories above which all share one covariance: most have too few cells for one of their own."""
-_STARTS, _COMPONENTS_FITTED = 4, 40
+_STARTS, _CATEGORIES_FITTED = 4, 40
 """Fits from different starts, of which the one with the largest likelihood is used: at least so many, and so many that
-they fit this number of components; with few components there are few moves by which a bad start is left."""
+they fit this number of categories together; with few categories there are few moves by which a bad start is left."""
 _FIT, _FIT_PER_CATEGORY = 5_000, 100
-"""Cells to which mixtures are fitted: at most so many, or so many per category. Others are assigned."""
+"""Cells to which mixtures are fitted: so many, or so many per category if that is more. Others are assigned."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ def mixture_categories(views: Sequence[np.ndarray], n_categories: int, start: St
         views: principal components of whole cells, then of every share, each (n, p).
         start: k-means, or the nearest of K cells drawn at random.
     """
-    n, n_components = len(views[0]), min(max(_FEWEST_COMPONENTS, n_categories), _MOST_COMPONENTS)
+    n, n_components = len(views[0]), min(max(_FEWEST_AXES, n_categories), _MOST_AXES)
     shrinkage = np.inf if n_categories > _COMMON_ABOVE else _SHRINKAGE
     n_fit = max(_FIT, _FIT_PER_CATEGORY * n_categories)
     fit = np.arange(n) if n <= n_fit else np.sort(np.random.default_rng([seed, 0x317]).choice(n, n_fit, False))
     mixtures, votes = [], []
     for number, view_np in enumerate(views):
         points_np = _standardised(view_np[:, :n_components])
-        n_starts = max(_STARTS, _COMPONENTS_FITTED // n_categories) // (2 if number else 1)
+        n_starts = max(_STARTS, _CATEGORIES_FITTED // n_categories) // (2 if number else 1)
         seeds = [int(s) for s in np.random.SeedSequence([seed, number]).generate_state(n_starts)]
         starts = [_start(points_np[fit], n_categories, start, seed_of_run) for seed_of_run in seeds]
         mixtures.append(_best_mixture(points_np[fit], starts, shrinkage))

@@ -19,6 +19,7 @@ def halves_of_cells(log_ng: Block, counts_ng: Block | None, n_shares: int, seed:
     Args:
         log_ng: log-expression log1p(f_n x), dense or CSR.
         counts_ng: the counts x; None if there are none: then a share consists of one half of the genes.
+        n_shares: number of shares; if it is odd, the other half of the last pair is left out.
     """
     rng, n_genes = np.random.default_rng([seed, 0x5AE5]), log_ng.shape[1]
     factor_n1 = None if counts_ng is None else _factors(log_ng, counts_ng) / _HALF

@@ -27,6 +27,7 @@ _SCALE_MEANS, _SCALE_LOADINGS, _SCALE = 100.0, 2.0, 10.0
 learning rate at a step: mean expression differs more between categories than the weights of a network do, and has to be
 learned before the loadings are, which would explain the difference otherwise."""
 _INITIAL = 0.015
+"""Standard deviation of the initial loadings, before they are multiplied by _SCALE_LOADINGS."""
 _SMALLEST_BETA = 1e-4
 """Lower bound of beta in the posterior, whose variances are zero for beta = 0."""
 _SMALLEST_NOISE = 1e-3
