@@ -22,7 +22,7 @@ MIXTURES = {
 
 
 def groups(means: list[float], sizes: list[int], seed: int = 0, p: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Spherical groups along a line, of unit variance, and which group."""
+    """Points (n, p) of spherical Gaussian groups with means on the first axis, and the group of each point."""
     rng, kind_n = np.random.default_rng(seed), np.repeat(np.arange(len(sizes)), sizes)
     points = rng.standard_normal((len(kind_n), p))
     points[:, 0] += np.array(means)[kind_n]
@@ -57,7 +57,7 @@ def test_the_likelihood_and_the_posterior_are_those_of_student_t_distributions(s
 
 @pytest.mark.parametrize("shrinkage", [np.inf, 500.0, 50.0])
 def test_every_iteration_increases_the_likelihood_of_a_common_covariance(shrinkage):
-    """With finite shrinkage the covariance is a penalised estimate, and the likelihood may decrease a little."""
+    """Finite shrinkage penalises the covariance, so that the likelihood itself may decrease a little."""
     points_np, _ = groups([0, 2, 4], [50, 50, 50], seed=1)
     start_nk = np.random.default_rng(0).dirichlet(np.ones(3), size=150).astype(np.float32)
     likelihoods = [fit_mixture(points_np, start_nk, shrinkage, n).log_likelihood for n in range(1, 12)]

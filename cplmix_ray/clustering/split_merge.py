@@ -22,7 +22,7 @@ _FEWEST = 10
 
 
 def split_and_merge(points_np: np.ndarray, mixture: Mixture, shrinkage: float) -> Mixture:
-    """The mixture after all moves that increase its likelihood.
+    """Merge two components and split another as long as that increases the likelihood.
 
     Args:
         points_np: the points that it was fitted to.
@@ -50,7 +50,7 @@ def _improved(points_np: np.ndarray, mixture: Mixture, shrinkage: float) -> Mixt
 def _moved(
     q_nk: np.ndarray, first: int, second: int, split: int, cells_m: np.ndarray, upper_m: np.ndarray
 ) -> np.ndarray:
-    """Posterior after ``second`` is merged into ``first`` and becomes the upper half of ``split``."""
+    """Posterior after a move: ``first`` takes the cells of ``second``, and that takes the upper half of ``split``."""
     start_nk = q_nk.copy()
     start_nk[:, first] += start_nk[:, second]
     start_nk[:, second] = 0.0
@@ -131,7 +131,7 @@ def _promising(
 
 
 def _varied(moves: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """The first moves of the list, of which no merge and no split occurs too often."""
+    """The first _TRIES moves, leaving out those whose merge or split was chosen _REPEATED times."""
     chosen: list[tuple[int, int, int]] = []
     for move in moves:
         merges = sum(move[:2] == other[:2] for other in chosen)

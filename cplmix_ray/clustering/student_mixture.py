@@ -21,7 +21,7 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Mixture:
-    """A fitted mixture of K components in p dimensions, and what it says of the points it was fitted to.
+    """A fitted mixture of K components in p dimensions, with the posterior of the points that it was fitted to.
 
     Attributes:
         log_weight_k: log of the weights of the components, (K,).
@@ -38,7 +38,7 @@ class Mixture:
     q_nk: np.ndarray
 
     def posterior(self, points_np: np.ndarray) -> np.ndarray:
-        """q(c|x) of other points, shape (n, K)."""
+        """Posterior probability of each component for any points, shape (n, K)."""
         log_nk, _ = _log_joint(points_np, self.log_weight_k, self.mean_kp, self.whiten_kpp)
         return np.exp(log_nk - logsumexp(log_nk, axis=1, keepdims=True))
 
@@ -84,8 +84,11 @@ def moments(points_np: np.ndarray, weight_nk: np.ndarray, pooled: bool = False) 
 
 
 def scale_matrices(scatter_kpp: np.ndarray, cells_k: np.ndarray, n: int, shrinkage: float) -> np.ndarray:
-    """Scale matrices of the components, shrunk to the common one, (K, p, p); with infinite shrinkage the common one
-    alone, (1, p, p)."""
+    """Shrink the covariance of each component towards the covariance within all of them.
+
+    Returns:
+        Scale matrices of the t distributions, (K, p, p), or (1, p, p) for infinite shrinkage.
+    """
     common_1pp = scatter_kpp.sum(axis=0, keepdims=True) / n
     common_1pp += _SMALLEST_VARIANCE * np.eye(common_1pp.shape[-1], dtype=common_1pp.dtype)
     if np.isinf(shrinkage):
@@ -96,7 +99,7 @@ def scale_matrices(scatter_kpp: np.ndarray, cells_k: np.ndarray, n: int, shrinka
 def _log_joint(
     points_np: np.ndarray, log_weight_k: np.ndarray, mean_kp: np.ndarray, whiten_kpp: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """log p(x, c), and the weight of x in the moments of c, which is small for outliers; each (n, K)."""
+    """E step: log p(x, c), and the weight of each point in the M step, small for outliers; each (n, K)."""
     p, dof = points_np.shape[1], DEGREES_OF_FREEDOM
     if len(whiten_kpp) == 1:
         white_np, centre_kp = points_np @ whiten_kpp[0].T, mean_kp @ whiten_kpp[0].T

@@ -24,7 +24,7 @@ def hungarian_accuracy(labels_n: np.ndarray, assigned_n: np.ndarray) -> float:
 
 
 def correct_cells(labels_n: np.ndarray, assigned_n: np.ndarray) -> np.ndarray:
-    """Whether the category of each cell is the one matched with its type, as in :func:`hungarian_accuracy`.
+    """Mark the cells that :func:`hungarian_accuracy` counts as correct.
 
     Args:
         labels_n: known types; assigned_n: categories.

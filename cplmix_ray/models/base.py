@@ -361,7 +361,7 @@ class Family(ABC):
         return {}
 
     def label_tables(self, outputs: Mapping[str, np.ndarray], labels_n: np.ndarray) -> "dict[str, pd.DataFrame]":
-        """Tables of outputs against known types by name.
+        """Tables that compare outputs with known types, such as a reliability table, by name.
 
         Args:
             labels_n: known types of the cells, "" where unknown.

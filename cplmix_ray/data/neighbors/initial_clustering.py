@@ -129,7 +129,7 @@ def pearson_residuals(x_ng: np.ndarray, share_g: np.ndarray, n_cells: int) -> np
 
 
 def _components(values_ng: Block, view: Callable[[np.ndarray], np.ndarray], fit: np.ndarray, seed: int) -> np.ndarray:
-    """Scores (n, p) of all cells on a view, found from the cells ``fit``; zeros if those do not differ."""
+    """Principal component scores (n, p) of all cells, by a PCA of the cells ``fit``; zeros if those are all equal."""
     n, g = values_ng.shape
     room = min(_COMPONENTS, min(len(fit), g) - 1)
     if room < 1:

@@ -11,7 +11,7 @@ _HALF = 0.5
 
 
 def halves_of_cells(log_ng: Block, counts_ng: Block | None, n_shares: int, seed: int) -> Iterator[Block]:
-    """Log-expression of the cells from one half of their molecules after the other.
+    """Split the molecules of each cell at random into halves, and yield the log-expression of each half.
 
     Shares 2 i and 2 i + 1 divide the molecules between them. Given the expression of the cell they are independent if
     counts are Poisson distributed: every molecule is in either share with probability 1/2.

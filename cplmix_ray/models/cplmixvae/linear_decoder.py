@@ -157,7 +157,7 @@ class LinearDecoder(nn.Module):
         return mean_nd, c_nk @ (variance_kd * one_kd.square())
 
     def _weights(self) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
-        """Weights (s, g, w), centre and spread of the state, each (s, K d), and the mean of its prior, (s, K d).
+        """Weights of the decoder (s, g, w), location and scale of the state, and the mean of its prior, each (s, K d).
 
         Outside training the means contain the centre and the loadings the spread, and the loadings of each category are
         rotated to their principal axes, the longest first. Signs of an axis agree between categories with similar
@@ -194,7 +194,7 @@ class LinearDecoder(nn.Module):
 
 
 def _principal_components(x_ng: Tensor, n_components: int) -> tuple[Tensor, Tensor]:
-    """Variances (d,) and axes (d, g) of centred cells, the largest first; zeros where cells or genes are fewer."""
+    """PCA of centred cells: variances (d,) and axes (d, g), zeros where there are fewer than d components."""
     n, n_genes = x_ng.shape
     gram = x_ng @ x_ng.t() if n < n_genes else x_ng.t() @ x_ng
     squares_j, vectors_ij = (each.flip(-1)[..., :n_components] for each in torch.linalg.eigh(gram))
