@@ -21,6 +21,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::cplmix_ray.CplMixWarning")
 K, D, G = 3, 2, 12
 
 
+def no_covariates(x_ng: torch.Tensor) -> torch.Tensor:
+    return x_ng.new_zeros(len(x_ng), 0)
+
+
 def decoder_of(seed: int = 0, n_sets: int = 1, genes: int = G) -> LinearDecoder:
     """A decoder whose parameters are all away from their initial values."""
     generator = torch.Generator().manual_seed(seed)
@@ -98,7 +102,8 @@ def test_the_state_continues_where_two_categories_divide_a_type():
     decoder, line_g = LinearDecoder(1, 2, 1, G), torch.ones(G) / G**0.5
     s_n = torch.linspace(-3, 3, 61)
     x_ng, c_n = 5.0 + 2.0 * s_n[:, None] * line_g, (s_n > 0).long()
-    decoder.fit(0, [(k, x_ng[c_n == k] + 0.1 * torch.randn(int((c_n == k).sum()), G)) for k in range(2)])
+    noisy_ng = x_ng + 0.1 * torch.randn(len(x_ng), G)
+    decoder.fit(0, [(k, noisy_ng[c_n == k], no_covariates(noisy_ng[c_n == k])) for k in range(2)])
     with torch.no_grad():
         decoder.weight[0, :, 2] *= -1
         decoder.eval()
@@ -140,7 +145,7 @@ def test_fit_is_the_maximum_likelihood_given_the_categories():
     decoder.reset_parameters(0, generator)
     scale_g = torch.linspace(3.0, 0.5, G)
     groups = [(k, k + scale_g.roll(3 * k) * torch.randn(n, G, generator=generator)) for k, n in ((0, 60), (2, 60))]
-    decoder.fit(0, groups)
+    decoder.fit(0, [(k, x, no_covariates(x)) for k, x in groups])
     x_ng, c_n = torch.cat([x for _, x in groups]), torch.tensor([0] * 60 + [2] * 60)
     mu_kg, w_kdg = decoder.means_and_loadings(0)
     noise = torch.exp(10.0 * decoder.log_noise[0])
@@ -149,7 +154,7 @@ def test_fit_is_the_maximum_likelihood_given_the_categories():
     for gradient in torch.autograd.grad(loss, [decoder.centre, decoder.log_spread, decoder.log_noise]):
         assert gradient.abs().max() < 2e-3
     assert (mu_kg[1] - x_ng.mean(0)).abs().max() < 1e-4
-    decoder.fit(0, [*groups, (3, x_ng[:1])])
+    decoder.fit(0, [(k, x, no_covariates(x)) for k, x in [*groups, (3, x_ng[:1])]])
     assert all(parameter.isfinite().all() for parameter in decoder.parameters())
 
 
@@ -161,7 +166,7 @@ def test_fit_to_cells_that_leave_no_noise(genes):
     if genes == G:
         x_ng = x_ng[:K][c_n]
     decoder = LinearDecoder(1, K, D, genes)
-    decoder.fit(0, [(k, x_ng[c_n == k]) for k in range(K)])
+    decoder.fit(0, [(k, x_ng[c_n == k], no_covariates(x_ng[c_n == k])) for k in range(K)])
     mean_kg = torch.stack([x_ng[c_n == k].mean(0) for k in range(K)])
     torch.testing.assert_close(decoder.means_and_loadings(0)[0].detach(), mean_kg, rtol=1e-4, atol=1e-4)
     noise = float(torch.exp(10.0 * decoder.log_noise.detach()))

@@ -375,7 +375,7 @@ def copies_of(chain: list[Augmentation], arms: tuple[int, ...], seed: int) -> Te
     x_ng = (20 * torch.rand(30, 16, generator=generator_of(18))).floor()
     group, config = group_of(arms, seed, n_genes=16)
     context = StepContext(config, lambda idx_n: DenseRows(x_ng[idx_n]), chain, 1, UnitSum())
-    return torch.stack([x.dense() for x in augmented_batch(group, context, np.arange(30))])
+    return torch.stack([x.dense() for x in augmented_batch(group, context, np.arange(30)).rows])
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)

@@ -35,7 +35,7 @@ def prepared(shape: Shape, kind="log", **settings):
     if kind == "images":
         values_ng = (values_ng > 1).astype(np.float32)
     ours = PackageStep(shape, training_set(shape, values_ng, kind), CPU, **settings)
-    cells = augmented_batch(ours.group, ours.step_context, np.arange(shape.cells))
+    cells = augmented_batch(ours.group, ours.step_context, np.arange(shape.cells)).rows
     ours.train(cells)
     return ours, cells
 

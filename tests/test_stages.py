@@ -240,7 +240,7 @@ def test_what_is_logged_is_of_the_cells_of_the_step_with_their_own_guesses():
     chain = build_augmentations(kinds, config.copies, data.preparation, data.tables)
     context = StepContext(config, row_reader(data.matrix, CPU), chain, STEPS, UnitSum())
     idx_n = MinibatchSampler(data.train_idx, 32, config.seed, (1000,)).batch(0)
-    x_ang = augmented_batch(group, context, idx_n)
+    x_ang = augmented_batch(group, context, idx_n).rows
     with torch.no_grad():
         log_q_ank = group.network.train().encode(x_ang, fine=True).log_q_ank
     surprise = [cross_entropy(log_q_ank[a], torch.as_tensor(data.tables.guess[idx_n, 0])).item() for a in (0, 1)]

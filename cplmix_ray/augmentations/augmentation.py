@@ -120,8 +120,20 @@ def augmented_rows(
         rows: reads rows, given on the CPU, onto the generator's device.
         generator: the arm's own.
     """
+    return changed_rows(chain, chosen_rows(chain, idx_n, generator), rows, generator)
+
+
+def chosen_rows(chain: Sequence[Augmentation], idx_n: Tensor, generator: torch.Generator) -> Tensor:
+    """The cells that an arm sees in place of cells ``idx_n``."""
     for augmentation in chain:
         idx_n = augmentation.choose_rows(idx_n, generator)
+    return idx_n
+
+
+def changed_rows(
+    chain: Sequence[Augmentation], idx_n: Tensor, rows: Callable[[Tensor], Rows], generator: torch.Generator
+) -> Rows:
+    """The values of chosen cells after all changes."""
     x = rows(idx_n)
     for augmentation in chain:
         if augmentation.elementwise:

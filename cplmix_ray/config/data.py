@@ -47,6 +47,22 @@ class Input(Section):
     state_key: tuple[str, ...] = Field(
         (), strict=False, description="Columns of obs with a known continuous state; used for scores only."
     )
+    batch_key: str | None = Field(
+        None,
+        description=(
+            "Column of obs with the batch of each cell (sample, donor, technology, condition), whose effect is removed "
+            "from categories and states: the decoder receives it, a cell may be replaced by cells of other batches, "
+            "and the initial clustering is corrected for it."
+        ),
+    )
+    covariates: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description=(
+            "Further columns of obs that the decoder receives: numbers are continuous, all others categorical. The "
+            "initial clustering is corrected for the categorical ones."
+        ),
+    )
     genes: PathText | None = Field(
         None,
         description=(

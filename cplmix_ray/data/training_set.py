@@ -37,7 +37,7 @@ class PreparedCells:
 
     Attributes:
         modalities: name -> measurements of all cells; the pairing mask of a modality says which cells have it.
-        covariates: column of obs -> (n,) its numbers or strings, on which a model may condition.
+        covariates: column of obs -> (n,) its values, encoded as :class:`cplmix_ray.data.covariates.Covariate` says.
     """
 
     modalities: Mapping[str, Modality]

@@ -11,6 +11,7 @@ import torch
 from cplmix_ray.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.config import RunConfig, parse_config
+from cplmix_ray.data.covariates import encode_covariates
 from cplmix_ray.data.device_transfer import in_order
 from cplmix_ray.data.preprocessing.gene_names import version_note
 from cplmix_ray.data.preprocessing.preparation import Preparation
@@ -127,6 +128,8 @@ class TrainedModel:
         """What the user should know of the cells that :meth:`prepare` prepares."""
         wanted = [preparation.var_names for preparation in self.preparations.values()]
         notes = [version_note(source.var_names, names, source.name) for names in wanted]
+        for preparation in self.preparations.values():
+            notes += encode_covariates(source.adata.obs, preparation.covariates, source.name)[1]
         return [note for note in notes if note is not None]
 
     def infer(self, cells: PreparedCells, wanted: Sequence[str] | None = None) -> dict[str, np.ndarray]:

@@ -83,7 +83,7 @@ class CellBlock:
     Attributes:
         rows: modality -> values.
         present: modality -> (n,) which of the cells were measured, for modalities that some cells lack.
-        covariates: column of obs -> (n,) its numbers or strings.
+        covariates: column of obs -> (n,) its encoded values.
     """
 
     rows: Mapping[str, Rows]

@@ -60,19 +60,27 @@ class OutputLayer(nn.Module):
         """The likelihood's parameters for every gene, shape (A, n, o)."""
         return torch.matmul(append_ones(h_anh), self.weight.mT)
 
-    def loss(self, likelihood: Likelihood, rows: Sequence[Rows], h_anh: Tensor, log_theta_s1g: Tensor | None) -> Tensor:
+    def loss(
+        self,
+        likelihood: Likelihood,
+        rows: Sequence[Rows],
+        h_anh: Tensor,
+        log_theta_slg: Tensor | None,
+        weight_anl: Tensor | None = None,
+    ) -> Tensor:
         """-E log p(x|s,c) of each arm, the mean over its cells, shape (A,).
 
         Args:
             h_anh: the decoder's last hidden layer.
-            log_theta_s1g: log-dispersion, for likelihoods that have one.
+            log_theta_slg: log-dispersion of each gene, for likelihoods that have one; l = 1, or one of each batch.
+            weight_anl: weights of these for each cell; None for l = 1.
         """
         full_anh = append_ones(h_anh)
         if likelihood.squared_error_offset is not None:
             squares_a = SquaredError.apply(full_anh, self.weight, rows)
             return 0.5 * squares_a + rows[0].shape[1] * likelihood.squared_error_offset
         needs_grad = torch.is_grad_enabled()
-        return BlockwiseLoss.apply(full_anh, self.weight, log_theta_s1g, rows, likelihood, needs_grad)
+        return BlockwiseLoss.apply(full_anh, self.weight, log_theta_slg, weight_anl, rows, likelihood, needs_grad)
 
 
 def append_ones(h_anh: Tensor) -> Tensor:
@@ -117,11 +125,13 @@ class BlockwiseLoss(torch.autograd.Function):
     their gradients are summed in the forward pass."""
 
     @staticmethod
-    def forward(ctx, h_anh, weight_soh, log_theta_s1g, rows, likelihood, needs_grad):  # type: ignore[override]
+    def forward(ctx, h_anh, weight_soh, log_theta_slg, weight_anl, rows, likelihood, needs_grad):  # type: ignore[override]
         parts = []
         for arm, x in enumerate(rows):
-            log_theta_1g = None if log_theta_s1g is None else of_arm(log_theta_s1g, arm)
-            parts.append(_by_blocks(likelihood, x, h_anh[arm], of_arm(weight_soh, arm), log_theta_1g, needs_grad))
+            log_theta_lg = None if log_theta_slg is None else of_arm(log_theta_slg, arm)
+            weight_nl = None if weight_anl is None else weight_anl[arm]
+            weight_oh = of_arm(weight_soh, arm)
+            parts.append(_by_blocks(likelihood, x, h_anh[arm], weight_oh, log_theta_lg, weight_nl, needs_grad))
         ctx.gradients, ctx.n_sets = [gradients for _, gradients in parts], len(weight_soh)
         return torch.stack([loss for loss, _ in parts])
 
@@ -131,24 +141,33 @@ class BlockwiseLoss(torch.autograd.Function):
         ctx.gradients = None  # scaled in place, so a second backward pass would be wrong
         h, weight, *theta = zip(*scaled, strict=True)
         grad_theta = _gradients_of_sets(theta[0], ctx.n_sets) if theta else None
-        return torch.stack(h), _gradients_of_sets(weight, ctx.n_sets), grad_theta, None, None, None
+        return torch.stack(h), _gradients_of_sets(weight, ctx.n_sets), grad_theta, None, None, None, None
 
 
 def _by_blocks(
-    likelihood: Likelihood, x: Rows, h_nh: Tensor, weight_oh: Tensor, log_theta_1g: Tensor | None, needs_grad: bool
+    likelihood: Likelihood,
+    x: Rows,
+    h_nh: Tensor,
+    weight_oh: Tensor,
+    log_theta_lg: Tensor | None,
+    weight_nl: Tensor | None,
+    needs_grad: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """The mean loss of an arm's cells, and its gradients with respect to h, W and, if there is one, log theta."""
     n = x.shape[0]
     height = min(n, block_height(len(weight_oh), h_nh.device))
     total = h_nh.new_zeros(())
-    theta = [] if log_theta_1g is None else [log_theta_1g.detach().requires_grad_(needs_grad)]
+    theta = [] if log_theta_lg is None else [log_theta_lg.detach().requires_grad_(needs_grad)]
     gradients = [torch.empty_like(h_nh), torch.zeros_like(weight_oh), *(torch.zeros_like(each) for each in theta)]
     left_nh, right_oh = h_nh.to(x.dtype), weight_oh.to(x.dtype)
     for start in range(0, n, height):
         at = slice(start, min(start + height, n))
         out_mo = torch.mm(left_nh[at], right_oh.t()).to(h_nh.dtype).requires_grad_(needs_grad)
         with torch.set_grad_enabled(needs_grad):
-            loss = -likelihood.log_prob(x.block(at.start, at.stop), out_mo, theta[0] if theta else None).sum() / n
+            log_theta = theta[0] if theta else None
+            if log_theta is not None and weight_nl is not None:
+                log_theta = weight_nl[at] @ log_theta
+            loss = -likelihood.log_prob(x.block(at.start, at.stop), out_mo, log_theta).sum() / n
         total += loss.detach()
         if needs_grad:
             d_mo, *d_theta = torch.autograd.grad(loss, [out_mo, *theta])

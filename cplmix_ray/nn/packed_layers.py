@@ -145,18 +145,25 @@ class PackedBatchNorm(nn.Module):
 
 
 class PackedMLP(nn.Module):
-    """Hidden layers: linear, optional batch normalisation, ReLU."""
+    """Hidden layers: linear, optional batch normalisation, ReLU.
 
-    def __init__(self, n_sets: int, n_arms: int, widths: tuple[int, ...], batch_norm: bool):
+    Args:
+        n_extra: number of columns that are appended to the input of every layer, such as covariates.
+    """
+
+    def __init__(self, n_sets: int, n_arms: int, widths: tuple[int, ...], batch_norm: bool, n_extra: int = 0):
         super().__init__()
-        pairs = list(pairwise(widths))
+        pairs = [(i + n_extra, o) for i, o in pairwise(widths)]
         self.linears = nn.ModuleList([PackedLinear(n_sets, i, o, bias=not batch_norm) for i, o in pairs])
         self.norms = nn.ModuleList([PackedBatchNorm(n_sets, n_arms, o) for _, o in pairs] if batch_norm else [])
 
-    def forward(self, x_ani: Tensor | Sequence[Rows]) -> Tensor:
+    def forward(self, x_ani: Tensor | Sequence[Rows], extra_anv: Tensor | None = None) -> Tensor:
         h_ano = x_ani
         for layer, linear in enumerate(self.linears):
             assert isinstance(linear, PackedLinear)
+            if extra_anv is not None:
+                assert isinstance(h_ano, Tensor)
+                h_ano = torch.cat([h_ano, extra_anv], dim=-1)
             h_ano = linear(h_ano) if isinstance(h_ano, Tensor) else linear.of_rows(h_ano)
             if self.norms:
                 h_ano = self.norms[layer](h_ano)

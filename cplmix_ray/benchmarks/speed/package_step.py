@@ -68,7 +68,7 @@ class PackageStep:
         self.step = 0
 
     def __call__(self, idx_n: torch.Tensor) -> float:
-        return self.train(augmented_batch(self.group, self.step_context, idx_n.numpy()))
+        return self.train(augmented_batch(self.group, self.step_context, idx_n.numpy()).rows)
 
     def train(self, cells: ArmRows) -> float:
         """The step alone, on cells that are in memory."""

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import scipy.sparse as sp
 
+from cplmix_ray.data.covariates import Covariate
 from cplmix_ray.data.matrix.base import Matrix
 from cplmix_ray.data.matrix.block import Block
 from cplmix_ray.data.preprocessing.value_kinds import KINDS, ValueKind, hint_of_others
@@ -30,6 +31,7 @@ class Preparation:
         image_shape: (height, width) of images.
         values, log_base: what the values were taken for (see ``value_kinds.Values``); None for images, and in models of
             versions that did not record it.
+        covariates: columns of obs that the decoder receives, the batch first.
     """
 
     kind: Kind
@@ -40,6 +42,7 @@ class Preparation:
     image_shape: tuple[int, int] | None = None
     values: ValueKind | None = field(default=None, compare=False)
     log_base: float | None = field(default=None, compare=False)
+    covariates: tuple[Covariate, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,7 +56,15 @@ class Preparation:
         """
         try:
             shape = tree["image_shape"]
-            made = cls(**{**tree, "var_names": tuple(tree["var_names"]), "image_shape": shape and tuple(shape)})
+            covariates = tuple(Covariate.from_dict(each) for each in tree.get("covariates", ()))
+            made = cls(
+                **{
+                    **tree,
+                    "var_names": tuple(tree["var_names"]),
+                    "image_shape": shape and tuple(shape),
+                    "covariates": covariates,
+                }
+            )
             numbers = [made.scale, made.library, *(n for n in (made.target_sum, made.log_base) if n is not None)]
             sound = (
                 made.kind in get_args(Kind)

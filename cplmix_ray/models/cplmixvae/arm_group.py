@@ -22,7 +22,11 @@ def build_network(n_arms: int, config: CplMixVAEConfig, preparation: Preparation
     """Networks of ``n_arms`` arms for prepared data, without initial weights."""
     model = resolved_model(config, preparation)
     shape = ArmShape(
-        len(preparation.var_names), LIKELIHOODS[model.likelihood], preparation.library, preparation.image_shape
+        len(preparation.var_names),
+        LIKELIHOODS[model.likelihood],
+        preparation.library,
+        preparation.image_shape,
+        preparation.covariates,
     )
     precision = None if config.placement.precision == "float32" else getattr(torch, config.placement.precision)
     return PackedArms(n_arms, model, shape, precision, config.objective.beta)

@@ -71,6 +71,13 @@ class ModelSettings(Section):
             "(negative binomial) and zinb (zero-inflated negative binomial) require raw counts."
         ),
     )
+    dispersion: Literal["gene", "gene_batch"] = Field(
+        "gene",
+        description=(
+            "Dispersion of the likelihoods nb and zinb. gene: one for each gene. gene_batch: one for each gene and "
+            "each value of --batch-key."
+        ),
+    )
     decoder: Literal["auto", "network", "linear"] = Field(
         "network",
         description=(

@@ -1,6 +1,6 @@
 """Data sets of coupled mixture VAEs: preparation, augmentations, neighbors, initial clustering."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,7 @@ def build_arm_dataset(source: "Source", config: CplMixVAEConfig, root: str | Pat
     Raises:
         InputError: the values do not fit the likelihood or an augmentation.
     """
+    from cplmix_ray.data.covariates import encode_covariates, fit_covariates
     from cplmix_ray.data.dataset import Dataset
     from cplmix_ray.data.neighbors.graph import find_neighbors
     from cplmix_ray.data.preprocessing.fit import fit_preparation
@@ -71,6 +72,10 @@ def build_arm_dataset(source: "Source", config: CplMixVAEConfig, root: str | Pat
         augmenter = read_augmenter(Path(root) / str(config.copies.augmenter))
         augmenter.require_fit(fitted.preparation, source.name)
         build_augmenter(augmenter)  # workers do so too; here, weights that do not fit are found before they start
+    given = config.input
+    covariates, found = fit_covariates(source.adata.obs, given.batch_key, given.covariates, train_idx, source.name)
+    values, unknown = encode_covariates(source.adata.obs, covariates, source.name)
+    fitted = replace(fitted, preparation=replace(fitted.preparation, covariates=covariates))
     neighbors = find_neighbors(
         fitted,
         source,
@@ -82,8 +87,9 @@ def build_arm_dataset(source: "Source", config: CplMixVAEConfig, root: str | Pat
         in_clustering=config.copies.neighbour_space != "components",
     )
     tables = ArmTables(neighbors.neighbours, neighbors.guess, neighbors.places, augmenter)
-    training = TrainingSet({MAIN: Modality(fitted.matrix, fitted.preparation)}, train_idx, val_idx, tables)
-    notes = (*source.notes, *fitted.notes, *_disk_notes(training))
+    main = Modality(fitted.matrix, fitted.preparation)
+    training = TrainingSet({MAIN: main}, train_idx, val_idx, tables, covariates=values)
+    notes = (*source.notes, *fitted.notes, *found, *unknown, *_disk_notes(training))
     return Dataset(training, source.labels_n, source.name, notes, source.truth_nm, source.factors)
 
 

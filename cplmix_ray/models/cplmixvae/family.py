@@ -50,12 +50,14 @@ class CplMixVAEFamily(Family):
     def prepare_again(
         self, source: "Source", config: RunConfig, preparations: Mapping[str, Preparation]
     ) -> PreparedCells:
+        from cplmix_ray.data.covariates import encode_covariates
         from cplmix_ray.data.preprocessing.prepare_again import prepare_again
         from cplmix_ray.models.cplmixvae.dataset import resolved_likelihood
 
         preparation = preparations[MAIN]
         matrix = prepare_again(source, preparation, resolved_likelihood(_own(config), preparation))
-        return PreparedCells({MAIN: Modality(matrix, preparation)})
+        values, _ = encode_covariates(source.adata.obs, preparation.covariates, source.name)
+        return PreparedCells({MAIN: Modality(matrix, preparation)}, covariates=values)
 
     def build(
         self, config: RunConfig, preparations: Mapping[str, Preparation], units: Sequence[int], device: torch.device

@@ -1,6 +1,7 @@
 """Fit of the linear decoders to the categories that their arms have learned in the first stage."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -32,10 +33,24 @@ def fit_loadings(group: ArmGroup, context: StepContext, train_idx: np.ndarray, s
         found.append(q_ank.argmax(-1).cpu().numpy())
     category_an = np.concatenate(found, axis=1)
     for arm_set in range(len(linear.weight)):
-        linear.fit(arm_set, _cells_by_category(context, idx_n, category_an[arm_set]))
+        linear.fit(arm_set, CellsByCategory(context, idx_n, category_an[arm_set]))
 
 
-def _cells_by_category(context: StepContext, idx_n: np.ndarray, category_n: np.ndarray) -> Iterator[tuple[int, Tensor]]:
-    for category in np.unique(category_n):
-        chosen = idx_n[category_n == category][:_OF_CATEGORY]
-        yield int(category), context.rows(torch.as_tensor(np.sort(chosen))).dense().float()
+@dataclass(frozen=True)
+class CellsByCategory:
+    """Some cells of every category with their covariates, read again each time that they are iterated over.
+
+    Args:
+        idx_n, category_n: cells in random order, and their categories.
+    """
+
+    context: StepContext
+    idx_n: np.ndarray
+    category_n: np.ndarray
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        for category in np.unique(self.category_n):
+            chosen = np.sort(self.idx_n[self.category_n == category][:_OF_CATEGORY])
+            x_ng = self.context.rows(torch.as_tensor(chosen)).dense().float()
+            v_nv = self.context.covariates_of(chosen)
+            yield int(category), x_ng, x_ng.new_zeros(len(x_ng), 0) if v_nv is None else v_nv

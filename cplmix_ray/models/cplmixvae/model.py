@@ -1,6 +1,7 @@
 """Coupled mixture VAEs as a :class:`cplmix_ray.models.base.Model`."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from cplmix_ray.augmentations.augmentation import build_augmentations
 from cplmix_ray.collectives.unit_sum import UnitSum
 from cplmix_ray.couplings.simplex import centre
+from cplmix_ray.data.covariates import design_matrix
 from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.data.training_set import MAIN
 from cplmix_ray.models.base import Batch, CellBlock, Model, Parts, Report, TrainingContext
@@ -59,7 +61,13 @@ class CoupledArms(Model):
             kinds, config.copies, self.preparation, data.tables, context.cells.pick_neighbors
         )
         self.step_context = StepContext(
-            config, context.cells.rows, augmentations, context.n_steps, UnitSum(context.groups.units), prior
+            config,
+            context.cells.rows,
+            augmentations,
+            context.n_steps,
+            UnitSum(context.groups.units),
+            prior,
+            partial(self._columns, data.covariates),
         )
 
     def training_step(self, batch: Batch, step: int) -> Report:
@@ -67,7 +75,9 @@ class CoupledArms(Model):
         cells = targets = augmented_batch(self.group, self.step_context, batch.idx_n)
         if self._reconstruct == "cell" and not aligning(step, self.config):
             targets = whole_batch(self.group, self.step_context, batch.idx_n)
-        terms, distance = train_step(self.group, self.step_context, cells, step, guess_anm, targets)
+        terms, distance = train_step(
+            self.group, self.step_context, cells.rows, step, guess_anm, targets.rows, targets.covariates_anv
+        )
         settings = {
             "lam": weights_at(step, self.config).lam,
             "lr": lr_at(step, self.step_context.n_steps, self.config.training),
@@ -110,29 +120,36 @@ class CoupledArms(Model):
     def infer(self, cells: CellBlock, wanted: Collection[str]) -> dict[str, Tensor]:
         network, n_arms = self.network, len(self.units)
         network.eval()
-        rows = [cells.rows[MAIN]] * n_arms
+        rows, v_nv = [cells.rows[MAIN]] * n_arms, self._columns(cells.covariates, slice(None))
+        v_anv = None if v_nv is None else v_nv.expand(n_arms, -1, -1)
         encoded = network.encode(rows)
         found = {"log_q_ank": encoded.log_q_ank}
         if "reconstruction_a" in wanted:
             q_ank = encoded.log_q_ank.exp()
-            mu_and, _ = network.state(encoded.z_anb, q_ank, rows)
-            found["reconstruction_a"] = network.reconstruction(rows, mu_and, q_ank)
+            mu_and, _ = network.state(encoded.z_anb, q_ank, rows, v_anv)
+            found["reconstruction_a"] = network.reconstruction(rows, mu_and, q_ank, v_anv)
         if {"probs_nk", "state_nd"} & set(wanted):
             found["probs_nk"] = centre(encoded.log_q_ank)
-            mu_and, _ = network.state(encoded.z_anb, found["probs_nk"].expand(n_arms, -1, -1), rows)
+            mu_and, _ = network.state(encoded.z_anb, found["probs_nk"].expand(n_arms, -1, -1), rows, v_anv)
             found["state_nd"] = mu_and[0]
         return {name: found[name] for name in wanted}
 
+    def _columns(self, values: Mapping[str, np.ndarray], idx_n: np.ndarray | slice) -> Tensor | None:
+        """Columns of the covariates of some cells on the device, (n, v); None without covariates."""
+        covariates = self.preparation.covariates
+        return torch.from_numpy(design_matrix(covariates, values, idx_n)).to(self.device) if covariates else None
+
     @torch.no_grad()
     def decode(self, **latent: Tensor) -> Tensor:
-        """Expected cells, shape (A, n, g), for ``c`` (n, K) and ``s`` (n, d): log-expression, pixels, or counts of a
-        cell with the library size of the preparation."""
+        """Expected cells, shape (A, n, g), for ``c`` (n, K), ``s`` (n, d) and, if there are covariates, their columns
+        ``v`` (n, v), without which cells are average ones: log-expression, pixels, or counts of a cell with the
+        library size of the preparation."""
         network, n_arms = self.network, len(self.units)
         network.eval()
-        c_ank, s_and = (latent[name].to(self.device).expand(n_arms, -1, -1) for name in ("c", "s"))
+        given = {name: each.to(self.device).expand(n_arms, -1, -1) for name, each in latent.items()}
         n_genes = network.shape.n_genes
-        usual_ang = s_and.new_full((n_arms, s_and.shape[1], n_genes), self.preparation.library / n_genes)
-        return network.shape.likelihood.mean(usual_ang, network.decode(s_and, c_ank))
+        usual_ang = given["s"].new_full((n_arms, given["s"].shape[1], n_genes), self.preparation.library / n_genes)
+        return network.shape.likelihood.mean(usual_ang, network.decode(given["s"], given["c"], given.get("v")))
 
     def loadings(self) -> np.ndarray | None:
         """Loadings of the state of the first arm, whose state is reported, shape (K, d, g); None without any."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cplmix_ray.collectives.shards import Shards
+from cplmix_ray.data.covariates import Covariate, width_of
 from cplmix_ray.distributions.likelihood import Likelihood
 from cplmix_ray.models.cplmixvae.config import ModelSettings
 from cplmix_ray.models.cplmixvae.linear_decoder import LinearDecoder
@@ -26,12 +27,13 @@ _SMALLEST = 1e-20
 @dataclass(frozen=True)
 class ArmShape:
     """Properties of the data that the networks depend on: number of genes, likelihood, library size to which counts are
-    scaled, and (height, width) of images."""
+    scaled, (height, width) of images, and the encoding of covariates, the batch first."""
 
     n_genes: int
     likelihood: Likelihood
     library: float = 1.0
     image_shape: tuple[int, int] | None = None
+    covariates: tuple[Covariate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class PackedArms(nn.Module):
             n_in = view_side(shape.image_shape) ** 2
         else:
             n_in = shape.n_genes
+        n_v = width_of(shape.covariates)
         state_in = n_b + 3 * content + (n_k if model.state_given_category else 0)
         back = tuple(reversed(model.hidden))
         self.encoder = PackedMLP(n_sets, n_arms, (n_in, *model.hidden, n_b), model.batch_norm)
@@ -94,14 +97,21 @@ class PackedArms(nn.Module):
         self.register_buffer("pool", pool)
         self.linear: LinearDecoder | None = None
         if model.decoder == "linear":
-            self.linear = LinearDecoder(n_sets, n_k, n_d, shape.n_genes, beta)
+            self.linear = LinearDecoder(n_sets, n_k, n_d, shape.n_genes, beta, n_v)
         else:
             self.state_head = PackedLinear(n_sets, state_in, 2 * n_d)
-            self.decoder = PackedMLP(n_sets, n_arms, (n_k + n_d, n_b, *back), model.batch_norm)
-            self.output = OutputLayer(n_sets, back[-1] if back else n_b, shape.likelihood.heads * shape.n_genes)
-        self.log_theta = (
-            nn.Parameter(torch.zeros(n_sets, 1, shape.n_genes)) if shape.likelihood.has_dispersion else None
-        )
+            self.decoder = PackedMLP(n_sets, n_arms, (n_k + n_d, n_b, *back), model.batch_norm, n_v)
+            n_last = (back[-1] if back else n_b) + n_v
+            self.output = OutputLayer(n_sets, n_last, shape.likelihood.heads * shape.n_genes)
+        self.log_theta = None
+        if shape.likelihood.has_dispersion:
+            n_dispersions = shape.covariates[0].width if self._by_batch else 1
+            self.log_theta = nn.Parameter(torch.zeros(n_sets, n_dispersions, shape.n_genes))
+
+    @property
+    def _by_batch(self) -> bool:
+        """Whether every batch has dispersions of its own."""
+        return self.model.dispersion == "gene_batch" and bool(self.shape.covariates)
 
     def set_shards(self, shards: Shards) -> None:
         """Set the shards of the minibatches, over all of which batch normalisation averages."""
@@ -177,29 +187,52 @@ class PackedArms(nn.Module):
         with torch.no_grad():
             self.pool.copy_(nn.functional.one_hot(groups, self.model.n_categories).to(self.pool))
 
-    def state(self, z_anb: Tensor, c_ank: Tensor, cells: ArmRows | None = None) -> tuple[Tensor, Tensor]:
+    def state(
+        self, z_anb: Tensor, c_ank: Tensor, cells: ArmRows | None = None, v_anv: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(s|c,x), each (A, n, d): from z by the state head, or by a linear decoder from the
-        cells, which it requires."""
+        cells and their covariates, which it requires."""
         if self.linear is not None:
             assert cells is not None
-            return self.linear.posterior(rows_of_arms(cells), c_ank)
+            return self.linear.posterior(rows_of_arms(cells), c_ank, v_anv)
         inputs = torch.cat([z_anb, c_ank], dim=-1) if self.model.state_given_category else z_anb
         mu_and, log_var_and = self.state_head(inputs).chunk(2, dim=-1)
         return mu_and, log_var_and.clamp(-_LOG_VAR_BOUND, _LOG_VAR_BOUND)
 
-    def decode(self, s_and: Tensor, c_ank: Tensor) -> Tensor:
-        """Parameters of the likelihood for each gene, (A, n, heads * g)."""
-        if self.linear is not None:
-            return self.linear(s_and, c_ank)
-        return self.output(self.decoder(torch.cat([c_ank, s_and], dim=-1)))
+    def decode(self, s_and: Tensor, c_ank: Tensor, v_anv: Tensor | None = None) -> Tensor:
+        """Parameters of the likelihood for each gene, (A, n, heads * g).
 
-    def reconstruction(self, cells: ArmRows, s_and: Tensor, c_ank: Tensor) -> Tensor:
+        Args:
+            v_anv: columns of the covariates, (A, n, v); None without covariates, or for average cells.
+        """
+        v_anv = self._average_if_none(v_anv, s_and)
+        if self.linear is not None:
+            return self.linear(s_and, c_ank, v_anv)
+        return self.output(self._hidden(s_and, c_ank, v_anv))
+
+    def reconstruction(self, cells: ArmRows, s_and: Tensor, c_ank: Tensor, v_anv: Tensor | None = None) -> Tensor:
         """-E log p(x|s,c), the mean over cells, shape (A,); the output of ``decode`` is computed in blocks."""
         rows = [self._rounded(x) for x in rows_of_arms(cells)]
+        v_anv = self._average_if_none(v_anv, s_and)
         if self.linear is not None:
-            return self.linear.loss(self.shape.likelihood, rows, s_and, c_ank)
-        h_anh = self.decoder(torch.cat([c_ank, s_and], dim=-1))
-        return self.output.loss(self.shape.likelihood, rows, h_anh, self.log_theta)
+            return self.linear.loss(self.shape.likelihood, rows, s_and, c_ank, v_anv)
+        weight_anl = None
+        if self.log_theta is not None and self._by_batch:
+            assert v_anv is not None
+            shares_l = v_anv.new_tensor(self.shape.covariates[0].shares)
+            weight_anl = v_anv[..., : len(shares_l)] + shares_l
+        h_anh = self._hidden(s_and, c_ank, v_anv)
+        return self.output.loss(self.shape.likelihood, rows, h_anh, self.log_theta, weight_anl)
+
+    def _hidden(self, s_and: Tensor, c_ank: Tensor, v_anv: Tensor | None) -> Tensor:
+        """Input of the decoder's last layer, with the covariates, (A, n, h)."""
+        h_anh = self.decoder(torch.cat([c_ank, s_and], dim=-1), v_anv)
+        return h_anh if v_anv is None else torch.cat([h_anh, v_anv], dim=-1)
+
+    def _average_if_none(self, v_anv: Tensor | None, s_and: Tensor) -> Tensor | None:
+        """Columns of the covariates, zeros if a model with covariates is given none."""
+        n_v = width_of(self.shape.covariates)
+        return s_and.new_zeros(*s_and.shape[:2], n_v) if v_anv is None and n_v else v_anv
 
     def _rounded(self, x: Rows) -> Rows:
         return x if self.precision is None else x.to_dtype(self.precision)

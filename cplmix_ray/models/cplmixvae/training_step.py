@@ -1,12 +1,13 @@
 """One training step of Eq. 7 of Marghi et al. (2021) for the arms of one worker."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cplmix_ray.augmentations.augmentation import Augmentation, augmented_rows
+from cplmix_ray.augmentations.augmentation import Augmentation, changed_rows, chosen_rows
 from cplmix_ray.collectives.unit_sum import UnitSum, sum_gradients
 from cplmix_ray.couplings.coupling import build_coupling
 from cplmix_ray.data.device_transfer import Reader
@@ -41,6 +42,7 @@ class StepContext:
         n_steps: number of steps of the run, for the schedules.
         unit_sum: sums over the arms of all workers.
         log_prior_k: log-abundances of the initial clusters; None if no initial clustering is learned.
+        covariates_of: columns of the covariates of rows of the data on the device, (n, v); None without covariates.
     """
 
     config: CplMixVAEConfig
@@ -49,29 +51,53 @@ class StepContext:
     n_steps: int
     unit_sum: UnitSum
     log_prior_k: Tensor | None = None
+    covariates_of: Callable[[np.ndarray], Tensor | None] = lambda idx_n: None
 
 
-def augmented_batch(group: ArmGroup, context: StepContext, idx_n: np.ndarray) -> list[Rows]:
+@dataclass(frozen=True)
+class ArmBatch:
+    """The cells of a minibatch as each arm has them.
+
+    Attributes:
+        rows: values of each arm's cells.
+        covariates_anv: columns of the covariates of each arm's cells, (A_local, n, v); None without covariates.
+    """
+
+    rows: list[Rows]
+    covariates_anv: Tensor | None = None
+
+
+def augmented_batch(group: ArmGroup, context: StepContext, idx_n: np.ndarray) -> ArmBatch:
     """Augmented cells of each arm: independent copies of the same cells.
+
+    A copy that is another cell has the covariates of that cell.
 
     Args:
         idx_n: rows of the whole minibatch, of which the shards on this worker are used.
     """
-    held = _held(group, idx_n)
-    return [
-        stacked(
-            [
-                augmented_rows(context.augmentations, idx, context.rows, generator)
-                for idx, generator in zip(held, generators, strict=True)
-            ]
-        )
-        for generators in group.generators_for(AUGMENT)
-    ]
+    held, rows, covariates = _held(group, idx_n), [], []
+    for generators in group.generators_for(AUGMENT):
+        parts = []
+        for idx, generator in zip(held, generators, strict=True):
+            idx = chosen_rows(context.augmentations, idx, generator)
+            parts.append(changed_rows(context.augmentations, idx, context.rows, generator))
+            covariates.append(context.covariates_of(idx.numpy()))
+        rows.append(stacked(parts))
+    return ArmBatch(rows, _stacked_covariates(covariates, len(rows)))
 
 
-def whole_batch(group: ArmGroup, context: StepContext, idx_n: np.ndarray) -> list[Rows]:
+def whole_batch(group: ArmGroup, context: StepContext, idx_n: np.ndarray) -> ArmBatch:
     """The cells of a minibatch without augmentation, for each arm."""
-    return [stacked([context.rows(idx) for idx in _held(group, idx_n)])] * len(group.arms)
+    held, n_arms = _held(group, idx_n), len(group.arms)
+    rows = stacked([context.rows(idx) for idx in held])
+    covariates = [context.covariates_of(idx.numpy()) for idx in held]
+    return ArmBatch([rows] * n_arms, _stacked_covariates(covariates * n_arms, n_arms))
+
+
+def _stacked_covariates(parts: list[Tensor | None], n_arms: int) -> Tensor | None:
+    """(A_local, n, v) from the covariates of every shard of each arm, arm by arm."""
+    found = [part for part in parts if part is not None]
+    return torch.cat(found).unflatten(0, (n_arms, -1)) if found else None
 
 
 def _held(group: ArmGroup, idx_n: np.ndarray) -> list[Tensor]:
@@ -87,6 +113,7 @@ def train_step(
     step: int,
     guess_anm: Tensor | None = None,
     targets: ArmRows | None = None,
+    covariates_anv: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Forward pass, one sum over arms, backward pass, update.
 
@@ -95,6 +122,7 @@ def train_step(
         step: counted from 0.
         guess_anm: initial categories of the cells that each arm learns, (A_local, n, m).
         targets: what the arms reconstruct; default: ``cells``.
+        covariates_anv: columns of the covariates of the targets, (A_local, n, v).
 
     Returns:
         Terms of each arm by name, each (A_local,), and the pairwise distance over all arms (scalar).
@@ -117,7 +145,8 @@ def train_step(
     if weights.reconstruction is None:
         terms = Terms(entropy, marginal, guess=guess)
     else:
-        terms = Terms(entropy, marginal, *_decode(group, config, cells if targets is None else targets, encoded), guess)
+        decoded = _decode(group, config, cells if targets is None else targets, encoded, covariates_anv)
+        terms = Terms(entropy, marginal, *decoded, guess)
     report = terms.named()
     require_finite({**report, "coupling": sent.norm2_a}, group.arms, step)
 
@@ -140,13 +169,15 @@ def _guess_loss(log_q_ank: Tensor, guess_anm: Tensor | None) -> Tensor:
     return -log_q_ank.gather(-1, guess_anm).mean((1, 2))
 
 
-def _decode(group: ArmGroup, config: CplMixVAEConfig, cells: ArmRows, encoded: Encoded) -> tuple[Tensor, Tensor]:
+def _decode(
+    group: ArmGroup, config: CplMixVAEConfig, cells: ArmRows, encoded: Encoded, covariates_anv: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """-E log p(x|s,c) and the KL divergence of the state, with one sample of category and state; each (A_local,)."""
     network = group.network
     c_ank = gumbel_softmax(encoded.log_q_ank, _noise(group, GUMBEL, encoded.log_q_ank), config.model.gumbel_temperature)
-    mu_and, log_var_and = network.state(encoded.z_anb, c_ank, cells)
+    mu_and, log_var_and = network.state(encoded.z_anb, c_ank, cells, covariates_anv)
     s_and = gaussian_sample(mu_and, log_var_and, _noise(group, STATE, mu_and))
-    return network.reconstruction(cells, s_and, c_ank), state_kl(mu_and, log_var_and).mean(-1)
+    return network.reconstruction(cells, s_and, c_ank, covariates_anv), state_kl(mu_and, log_var_and).mean(-1)
 
 
 def _update(group: ArmGroup, context: StepContext, step: int, loss_a: Tensor) -> Tensor:
