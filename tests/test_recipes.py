@@ -84,6 +84,7 @@ def test_every_recipe_is_run_on_every_set_that_it_can_take(tmp_path):
     [
         ([{**SETS[0], "simulation": FEW}], [WARD], r"cell_sets\.0\.data: .*a file, or a simulation"),
         ([{**SETS[1], "simulation": {"typos": 3}}], [WARD], r"cell_sets\.0\.simulation\.typos"),
+        ([{**SETS[1], "simulation": {"types": 3, "batch_missing": 1}}], [WARD], r"cell_sets\.0\.simulation.*batches"),
         ([{**SETS[0], "part": "neither"}], [WARD], r"cell_sets\.0\.part"),
         ([SETS[0], SETS[0]], [WARD], "more than one entry 'file-ward'"),
         (SETS, [{**WARD, "leave_out": ["mouse"]}], "'ward' leaves out 'mouse', which is no cell set"),
@@ -117,6 +118,11 @@ def test_simulated_cells_are_made_once_and_are_those_of_simulate(cells, tmp_path
     other = run_of(seed=4)
     assert other.key != first.key and other.data != first.data
     assert "simulation.seed=4" in other.settings
+    in_batches = run_of(batches=2, batch_missing=1)
+    simulate_missing([in_batches], cells, told.append)
+    adata = anndata.read_h5ad(in_batches.config.input.data)
+    assert adata.obs["batch"].nunique() == 2 and adata.uns["simulation"]["batch_lacks_type"].sum() == 2
+    assert "simulation.batches=2" in in_batches.settings
 
 
 def test_ward_and_mixtures_are_those_of_scikit_learn_on_the_same_components(cells):

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from scipy.stats import spearmanr
 
+from cplmix_ray.benchmarks.runs import simulated_file
 from cplmix_ray.cli.simulate_command import simulate as simulate_command
+from cplmix_ray.simulation.batches import draw_batches, missing_types
 from cplmix_ray.simulation.expression import (
     abundances,
     along_state,
@@ -24,6 +27,7 @@ from cplmix_ray.simulation.tree import Tree, random_tree, read_tree
 from cplmix_ray.utils.errors import InputError
 
 SMALL = Simulation(types=6, cells=600, genes=80, abundance_ratio=8, seed=3)
+IN_BATCHES = SMALL.model_copy(update={"batches": 3, "batch_missing": 2})
 LINES = """label,parent,height,col
 root,NA,1.0,red
 inner,root,0.6,red
@@ -358,6 +362,99 @@ def test_types_are_neither_given_away_nor_hidden():
     assert supervised.score(logged[1::2], types[1::2]) > 0.85
 
 
+# Batches
+
+
+def test_one_batch_is_no_batch():
+    plain, one = simulate(SMALL), simulate(SMALL.model_copy(update={"batch_strength": 2.0}))
+    assert (plain.X != one.X).nnz == 0
+    assert "batch" not in one.obs
+    assert one.uns["simulation"]["settings"] == plain.uns["simulation"]["settings"]
+    names = {str(simulated_file(s, Path())) for s in (SMALL, SMALL.model_copy(update={"batch_strength": 2.0}))}
+    assert len(names | {str(simulated_file(IN_BATCHES, Path()))}) == 2
+
+
+def test_without_strength_cells_are_those_of_one_batch():
+    plain, weak = simulate(SMALL), simulate(IN_BATCHES.model_copy(update={"batch_strength": 0.0}))
+    assert (plain.X != weak.X).nnz == 0
+    assert weak.obs.drop(columns="batch").equals(plain.obs)
+    assert not weak.varm["batch_effect"].any() and not weak.uns["simulation"]["batch_log_depth"].any()
+    strong = simulate(IN_BATCHES)
+    assert (plain.X != strong.X).nnz > 0
+    same = ["cell_type", "subclass", "batch", "state"]
+    assert strong.obs[same].equals(weak.obs[same])
+    np.testing.assert_array_equal(strong.varm["log_rate"], plain.varm["log_rate"])
+
+
+def test_batches_lack_their_types_and_share_the_others_evenly():
+    adata = simulate(IN_BATCHES)
+    cells_tb = pd.crosstab(adata.obs["cell_type"], adata.obs["batch"], dropna=False).to_numpy()
+    lacks_tb = adata.uns["simulation"]["batch_lacks_type"].T
+    assert (lacks_tb.sum(axis=0) == 2).all()
+    np.testing.assert_array_equal(cells_tb == 0, lacks_tb)
+    for cells_b, lacks_b in zip(cells_tb, lacks_tb, strict=True):
+        assert np.ptp(cells_b[~lacks_b]) <= 1
+    np.testing.assert_array_equal(cells_tb.sum(axis=1), np.bincount(draw_truth(SMALL).type_n))
+    # The batch tells nothing of the state.
+    assert adata.obs.groupby("batch", observed=True)["state"].mean().abs().max() < 0.25
+
+
+@pytest.mark.parametrize(
+    ("n_batches", "n_types", "n_missing", "n_sets"),
+    [(3, 10, 2, 3), (3, 10, 5, 3), (6, 4, 2, 6), (3, 3, 2, 3), (5, 3, 1, 3), (2, 7, 3, 2), (4, 5, 0, 1)],
+)
+def test_every_batch_lacks_other_types_and_no_type_is_missing_everywhere(n_batches, n_types, n_missing, n_sets):
+    for seed in range(20):
+        lacks_bt = missing_types(n_batches, n_types, n_missing, np.random.default_rng(seed))
+        assert (lacks_bt.sum(axis=1) == n_missing).all()
+        assert np.ptp(lacks_bt.sum(axis=0)) <= 1 and not lacks_bt.all(axis=0).any()
+        assert len(np.unique(lacks_bt, axis=0)) == n_sets
+
+
+def test_effects_have_the_set_variance_and_are_more_alike_in_similar_types():
+    """Covariance between types is strength^2 (1 - by_type x (length of the way) / 2), as all leaves are at height 0."""
+    settings = Simulation(types=8, cells=800, abundance_ratio=1, batches=3, batch_strength=0.6, batch_by_type=0.4)
+    tree = random_tree(8, np.random.default_rng(1))
+    batches = draw_batches(settings, tree, np.arange(800) % 8, 40_000, lambda part: np.random.default_rng([5, part]))
+    assert batches.effect_btg.shape == (3, 8, 40_000)
+    for effect_tg, shared_g in zip(batches.effect_btg, batches.shared_bg, strict=True):
+        np.testing.assert_allclose(np.cov(effect_tg), 0.36 * (1 - 0.2 * distances(tree)), atol=0.01)
+        assert shared_g.var() == pytest.approx(0.36 * 0.6, abs=0.005)
+        assert (effect_tg - shared_g).mean(axis=1) == pytest.approx(0, abs=0.02)
+    assert np.abs(np.corrcoef(batches.effect_btg[:, 0]) - np.eye(3)).max() < 0.02
+
+
+def test_expression_differs_between_batches_by_the_true_effects():
+    changes = {"types": 3, "cells": 3000, "genes": 300, "dropout": 0.0, "abundance_ratio": 1, "batch_missing": 0}
+    adata = simulate(IN_BATCHES.model_copy(update={**changes, "batch_by_type": 0.3}))
+    shares = adata.X.toarray() / sums(adata.X, 1)[:, None]
+
+    def log_mean(batch: str, *types: str) -> np.ndarray:
+        return np.log(shares[(adata.obs["batch"] == batch) & adata.obs["cell_type"].isin(types)].mean(axis=0))
+
+    types = list(adata.uns["simulation"]["types"])
+    for other in ("batch_2", "batch_3"):
+        for at, name in enumerate(types):
+            found_g = log_mean(other, name) - log_mean("batch_1", name)
+            true_g = adata.varm[f"{other}_effect"][:, at] - adata.varm["batch_1_effect"][:, at]
+            assert np.corrcoef(found_g, true_g)[0, 1] > 0.95
+            assert np.polyfit(true_g, found_g, 1)[0] == pytest.approx(1, abs=0.05)
+        # In all types together it is the common part.
+        common_g = np.subtract(*adata.varm["batch_effect"][:, [int(other[-1]) - 1, 0]].T)
+        assert np.corrcoef(log_mean(other, *types) - log_mean("batch_1", *types), common_g)[0, 1] > 0.85
+
+
+def test_batches_differ_in_depth_by_what_is_recorded():
+    plain, adata = simulate(SMALL), simulate(IN_BATCHES.model_copy(update={"batch_depth_sd": 0.7}))
+    ratio_n = np.log(adata.obs["expected_counts"] / plain.obs["expected_counts"])
+    recorded_b = adata.uns["simulation"]["batch_log_depth"]
+    np.testing.assert_allclose(ratio_n, recorded_b[adata.obs["batch"].cat.codes], atol=1e-5)
+    many = simulate(SMALL.model_copy(update={"batches": 60, "batch_depth_sd": 0.7}))
+    assert many.uns["simulation"]["batch_log_depth"].std() == pytest.approx(0.7, abs=0.2)
+    level = simulate(IN_BATCHES.model_copy(update={"batch_depth_sd": 0.0}))
+    assert level.obs["expected_counts"].equals(plain.obs["expected_counts"])
+
+
 # Names and the command
 
 
@@ -384,6 +481,19 @@ def test_the_command_writes_a_file_that_is_read_again(tmp_path, capsys):
     assert [path.name for path in out.parent.iterdir()] == ["sim.h5ad"]
 
 
+def test_the_command_writes_batches_and_their_true_effects(tmp_path, capsys):
+    words = ["--types", "4", "--cells", "200", "--genes", "40", "--abundance-ratio", "3", "--batches", "3"]
+    simulate_command(["--out", str(tmp_path / "sim.h5ad"), *words, "--batch-missing", "1"])
+    said = capsys.readouterr().out
+    assert "3 batches" in said and "obs['batch']" in said
+    read = anndata.read_h5ad(tmp_path / "sim.h5ad")
+    assert list(read.obs["batch"].cat.categories) == ["batch_1", "batch_2", "batch_3"]
+    assert read.varm["batch_effect"].shape == (40, 3)
+    assert read.varm["batch_3_effect"].shape == (40, 4)
+    assert read.uns["simulation"]["batch_lacks_type"].shape == (3, 4)
+    assert "batch_missing: 1" in read.uns["simulation"]["settings"]
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -392,6 +502,11 @@ def test_the_command_writes_a_file_that_is_read_again(tmp_path, capsys):
         (["--tree", "nowhere.csv"], "nowhere.csv"),
         (["--gene-names", "nowhere.csv"], "nowhere.csv"),
         (["--cells", "20", "--types", "19"], r"\b20\b.*\b19\b.*--cells"),
+        (["--batches", "0"], "batches"),
+        (["--batch-missing", "1"], r"batch_missing.*\b1\b.*\bbatches\b"),
+        (["--types", "5", "--batches", "3", "--batch-missing", "6"], r"batch_missing.*\b6 of 5\b.*at most 3\b"),
+        (["--types", "5", "--batches", "3", "--batch-missing", "4"], r"batch_missing.*\b4 of 5\b.*at most 3\b"),
+        (["--types", "2", "--cells", "200", "--batches", "300"], r"\b200 cells\b.*\b300 batches\b.*--cells"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_one_sentence(tmp_path, words, named):

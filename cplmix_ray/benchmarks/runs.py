@@ -147,7 +147,7 @@ def _identity(entry: Entry, config: CplMixVAEConfig, point: dict[str, Any], k_fr
     settings = result_settings(entry, config, k_from_types)
     plain = entry.model_copy(update={"min_cells_per_type": 1, "baseline": Baseline(), "simulation": Simulation()})
     defaults = result_settings(plain, CplMixVAEConfig(), False)
-    shown = {name: value for name, value in settings.items() if name in point or value != defaults[name]}
+    shown = {name: value for name, value in settings.items() if name in point or value != defaults.get(name)}
     whole = settings_text({**settings, "labels_key": entry.labels_key})
     return settings_text(shown), hashlib.sha256(whole.encode()).hexdigest()[:8]
 

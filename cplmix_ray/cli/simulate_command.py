@@ -14,7 +14,8 @@ class Simulate:
     """Simulate cells with known type and continuous state, to test methods: counts in an .h5ad file.
 
     Types that are near each other in the tree share marker genes, abundances are as uneven as in the cortex, and inside
-    each type some genes depend on the state. For a small data set similar to 10x:
+    each type some genes depend on the state. With --batches, cells come in batches that differ in the expression of all
+    genes. For a small data set similar to 10x:
     python -m cplmix_ray.simulate --out sim.h5ad --types 30 --cells 6000 --genes 2000 --technology 10x
     """
 
@@ -41,12 +42,14 @@ def simulate(args: list[str]) -> None:
         write_cells(out, adata, compression="gzip", compression_opts=1)
     cells_t = adata.obs["cell_type"].value_counts()
     share = adata.X.nnz / (adata.n_obs * adata.n_vars)
+    batches = f", {settings.batches} batches" if settings.batches > 1 else ""
     print(
         f"{adata.n_obs} cells x {adata.n_vars} genes, {len(cells_t)} types of {cells_t.max()} to {cells_t.min()} "
-        f"cells, {share:.1%} of the values above zero; seed {settings.seed}."
+        f"cells{batches}, {share:.1%} of the values above zero; seed {settings.seed}."
     )
     print(
         f"Results are in {out}: obs['cell_type'], obs['subclass']"
+        + (", obs['batch']" if settings.batches > 1 else "")
         + (", obs['state']" if settings.state_dims else "")
         + " and counts in X."
     )

@@ -42,11 +42,16 @@ def type_programmes(
     marker_g = rng.permutation(n_genes) < max(1, round(marker_share * n_genes))
     lengths_b = np.where(tree.parents < 0, 0.0, np.maximum(tree.lengths, SHORTEST_BRANCH))
     steps_bg = rng.poisson(changes * lengths_b[:, None] * marker_g)
-    fold_bg = rng.standard_normal(steps_bg.shape) * change_sd * np.sqrt(steps_bg)
+    return along_branches(tree, rng.standard_normal(steps_bg.shape) * change_sd * np.sqrt(steps_bg)), marker_g
+
+
+def along_branches(tree: Tree, change_bg: np.ndarray) -> np.ndarray:
+    """Sum (T, g) of the changes on the branches from the root to each leaf, given those on every branch (b, g)."""
+    sum_bg = change_bg.copy()
     for node, parent in enumerate(tree.parents):
         if parent >= 0:
-            fold_bg[node] += fold_bg[parent]
-    return fold_bg[tree.leaves], marker_g
+            sum_bg[node] += sum_bg[parent]
+    return sum_bg[tree.leaves]
 
 
 def state_effects(

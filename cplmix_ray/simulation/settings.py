@@ -1,9 +1,9 @@
 """Settings of a simulation."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from cplmix_ray.config.section import PathText, Section
 
@@ -137,7 +137,54 @@ class Simulation(Section):
     state_shape: Literal["linear", "sigmoid"] = Field(
         "sigmoid", description="Dependence of log-expression on the state: linear, or sigmoid (constant at both ends)."
     )
+    batches: int = Field(1, ge=1, description="Number of batches.")
+    batch_strength: float = Field(
+        0.5,
+        ge=0,
+        description=(
+            "Size of the effect of a batch on every gene (standard deviation of the log fold change). 0: the same "
+            "cells in the same batches, without any effect, also without one on depth."
+        ),
+    )
+    batch_by_type: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description=(
+            "Fraction of the variance of that effect that differs between types, less between types that are near each "
+            "other in the tree; the rest is common to all types."
+        ),
+    )
+    batch_depth_sd: float = Field(
+        0.2,
+        ge=0,
+        description="Standard deviation between batches of the logarithm of the counts per cell.",
+    )
+    batch_missing: int = Field(
+        0,
+        ge=0,
+        description=(
+            "Number of types that each batch lacks, different ones in each batch as far as possible. The cells of "
+            "these types are in the other batches."
+        ),
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of all random numbers.")
+
+    @model_validator(mode="after")
+    def _check_missing_types(self) -> "Simulation":
+        most = self.types * (self.batches - 1) // self.batches
+        if self.batch_missing > most:
+            raise ValueError(
+                f"batch_missing: if every batch lacks {self.batch_missing} of {self.types} types and batches is "
+                f"{self.batches}, some type is missing in all batches; set batch_missing to at most {most}, or "
+                f"increase batches"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """All settings, those of batches only if there are several: with one batch they have no effect on the cells."""
+        return {k: v for k, v in dump(self).items() if self.batches > 1 or not k.startswith("batch")}
 
     def of_technology(self, name: str) -> float:
         """A setting (library_sd, dispersion, dropout or expression_sd), or the default of the technology."""

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from cplmix_ray.config.yaml_file import yaml_text
 from cplmix_ray.data.preprocessing.genes import read_gene_list
+from cplmix_ray.simulation.batches import Batches, draw_batches
 from cplmix_ray.simulation.expression import (
     abundances,
     along_state,
@@ -38,6 +39,7 @@ class Truth:
         effect_dtg: effect of each dimension of the state on it.
         marker_g: genes that may differ between types.
         type_n, state_nd, library_n: type (in the order of the tree's leaves), state and expected counts of each cell.
+        batches: batch of each cell and the effects of the batches; None if there is one batch.
     """
 
     tree: Tree
@@ -48,6 +50,7 @@ class Truth:
     type_n: np.ndarray
     state_nd: np.ndarray
     library_n: np.ndarray
+    batches: Batches | None
 
     def mean_of(self, rows: slice, shape: str) -> np.ndarray:
         """Expected counts (n, g) of some cells."""
@@ -55,6 +58,8 @@ class Truth:
         log_rate_ng = self.log_rate_tg[type_n]
         for t in np.unique(type_n):
             log_rate_ng[type_n == t] += along_nd[type_n == t] @ self.effect_dtg[:, t]
+        if self.batches is not None:
+            log_rate_ng += self.batches.effect_btg[self.batches.batch_n[rows], type_n]
         return expected_counts(log_rate_ng, self.library_n[rows])
 
 
@@ -80,7 +85,11 @@ def draw_truth(settings: Simulation) -> Truth:
     state_nd = of_cells.standard_normal((settings.cells, settings.state_dims))
     spread = settings.of_technology("library_sd") * of_cells.standard_normal(settings.cells)
     library_n = settings.library_of(len(genes)) * np.exp(spread)
-    return Truth(tree, genes, base_g + fold_tg, effect_dtg, marker_g, type_n, state_nd, library_n)
+    batches = None
+    if settings.batches > 1:
+        batches = draw_batches(settings, tree, type_n, len(genes), lambda part: _generator(settings, 6, part))
+        library_n *= np.exp(batches.log_depth_b[batches.batch_n])
+    return Truth(tree, genes, base_g + fold_tg, effect_dtg, marker_g, type_n, state_nd, library_n, batches)
 
 
 def simulate(settings: Simulation, advance: Callable[[int], None] = lambda cells: None) -> anndata.AnnData:
@@ -115,6 +124,8 @@ def _annotated(counts_ng: sp.csr_matrix, truth: Truth, settings: Simulation) -> 
     obs = pd.DataFrame(index=[f"cell_{i:0{width}d}" for i in range(1, settings.cells + 1)])
     obs["cell_type"] = pd.Categorical.from_codes(truth.type_n, categories=types)
     obs["subclass"] = pd.Categorical(np.array(subclasses)[truth.type_n], categories=list(dict.fromkeys(subclasses)))
+    if truth.batches is not None:
+        obs["batch"] = pd.Categorical.from_codes(truth.batches.batch_n, categories=truth.batches.names)
     names = ["state" if d == 0 else f"state_{d}" for d in range(settings.state_dims)]
     for name, state_n in zip(names, truth.state_nd.T, strict=True):
         obs[name] = state_n.astype(np.float32)
@@ -135,7 +146,21 @@ def _annotated(counts_ng: sp.csr_matrix, truth: Truth, settings: Simulation) -> 
         "parents": truth.tree.parents,
         "heights": truth.tree.heights,
     }
+    if truth.batches is not None:
+        _annotate_batches(adata, truth.batches)
     return adata
+
+
+def _annotate_batches(adata: anndata.AnnData, batches: Batches) -> None:
+    """Add the effects of the batches: common to all types (g, b), and for each batch in each type (g, T)."""
+    adata.varm["batch_effect"] = batches.shared_bg.T.astype(np.float32)
+    for name, effect_tg in zip(batches.names, batches.effect_btg, strict=True):
+        adata.varm[f"{name}_effect"] = effect_tg.T.astype(np.float32)
+    adata.uns["simulation"] |= {
+        "batches": np.array(batches.names, dtype=object),
+        "batch_lacks_type": batches.lacks_bt,
+        "batch_log_depth": batches.log_depth_b,
+    }
 
 
 def gene_names(path: str | None, n_genes: int | None) -> list[str]:
