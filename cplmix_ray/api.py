@@ -17,11 +17,13 @@ from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.config import load_preset
 from cplmix_ray.config.by_name import OF_SETUP, with_settings
 from cplmix_ray.config.python_names import in_python
+from cplmix_ray.data.covariates import batches_of
 from cplmix_ray.data.io.h5ad import source_from_anndata
 from cplmix_ray.data.io.h5ad_backed import closed_for_others
 from cplmix_ray.data.source import Source
 from cplmix_ray.data.validation.anndata_type import described, require_anndata
 from cplmix_ray.evaluation.trained_model import TrainedModel, newest_checkpoint
+from cplmix_ray.metrics.batch_mixing import batch_table
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
 from cplmix_ray.models.registry import build_dataset, family_of
 from cplmix_ray.runs.history import History
@@ -183,7 +185,9 @@ class CplMixVAE:
             finally:
                 display.end()
         self.config, self.metrics, self._trained, self.history = config, run.metrics, run.model, run.history.table()
-        for line in run.model.family.remarks(run.metrics, run.model.config):
+        family, settled = run.model.family, run.model.config
+        found = family.cell_remarks(run.outputs, self.adata.obs, settled)
+        for line in (*family.remarks(run.metrics, settled), *found):
             display.say(line)
         return self.metrics
 
@@ -273,6 +277,21 @@ class CplMixVAE:
         if "history" in facts:
             model.history = pd.DataFrame(facts["history"]).set_index("step")
         return model
+
+    @_errors_in_python()
+    def batch_table(self, adata: anndata.AnnData | None = None) -> pd.DataFrame:
+        """Batches of the cells of each category, as in the file ``batches.csv`` of a run (see docs/metrics.md).
+
+        Raises:
+            InputError: the model was trained without a batch key, or the cells have no or only one batch.
+        """
+        cells = self.adata if adata is None else adata
+        category_n, key = self.get_assignments(adata).cat.codes.to_numpy(), self.config.input.batch_key
+        batch_n = batches_of(cells.obs, key)
+        if batch_n is None:
+            reason = "The model was trained without a batch key" if key is None else f"obs['{key}'] has no two batches"
+            raise InputError(f"{reason}, so there are no batches to compare.")
+        return batch_table(category_n, batch_n)
 
     def _source(self, adata: anndata.AnnData) -> Source:
         return source_from_anndata(adata, self._layer())

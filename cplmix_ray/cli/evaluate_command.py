@@ -48,6 +48,7 @@ def evaluate(args: list[str]) -> None:
 
 def _evaluate(command: Evaluate, out: Path) -> None:
     with loading():
+        from cplmix_ray.data.covariates import batches_of
         from cplmix_ray.data.io.csv_cells import is_table
         from cplmix_ray.data.io.read import read_source
         from cplmix_ray.evaluation.trained_model import TrainedModel
@@ -77,7 +78,10 @@ def _evaluate(command: Evaluate, out: Path) -> None:
     for line in filter(None, (score_line(title, scores) for title, scores in rows)):
         print(line)
     by_unit = {f"{family.unit}s": units}
-    tables = {} if source.labels_n is None else family.label_tables(outputs, source.labels_n)
+    for line in family.cell_remarks(outputs, source.adata.obs, model.config):
+        print(line)
+    batch_n = batches_of(source.adata.obs, model.config.input.batch_key)
+    tables = family.cell_tables(outputs, source.labels_n, batch_n)
     tree = {
         **consensus,
         "steps": model.step,

@@ -62,6 +62,7 @@ def _predict(command: Predict, out: Path) -> None:
     family = model.family
     wanted = [name for name, output in family.outputs.items() if output.predicted]
     outputs = model.infer(model.prepare(source), wanted)
+    remarks = family.cell_remarks(outputs, source.adata.obs, model.config)  # of the file as it was given
     scores = family.unlabelled_scores(outputs)
     annotate(source.adata, outputs, model, scores, command.key_added)
     write_cells(out, source.adata)
@@ -70,5 +71,7 @@ def _predict(command: Predict, out: Path) -> None:
     line = score_line(f"{source.n_cells} cells", scores)
     if line:
         print(line)
+    for remark in remarks:
+        print(remark)
     added = [f"{place}['{name}']" for place in ("obs", "obsm") for name in getattr(source.adata, place)]
     print(f"Results are in {out}: {', '.join(name for name in added if command.key_added in name)}.")

@@ -15,6 +15,7 @@ _RESULTS = (
     "manifest.json",
     "metrics.json",
     "reliability.csv",
+    "batches.csv",
     "checkpoints",
     "tensorboard",
 )
@@ -83,7 +84,8 @@ def _train_in_locked_folder(config: RunConfig, out: str | Path, resume: bool, di
         line = score_line(name, scores)
         if line:
             display.say(line)
-    for line in family.remarks(metrics, run.model.config):
+    found = family.cell_remarks(run.outputs, source.adata.obs, run.model.config)
+    for line in (*family.remarks(metrics, run.model.config), *found):
         display.say(line)
     written = [folder.path / name for name in _RESULTS if (folder.path / name).exists()]
     names = [f"{path.name}/" if path.is_dir() else path.name for path in written]

@@ -17,6 +17,9 @@ from cplmix_ray.utils.errors import InputError
 UNKNOWN = -1
 """Code of a level that did not occur in training."""
 
+_LARGEST = 1e30
+"""Numbers in a column of obs are below this, so that their variance is finite."""
+
 
 @dataclass(frozen=True)
 class Covariate:
@@ -55,7 +58,8 @@ class Covariate:
     def encoded(self, column: pd.Series) -> np.ndarray:
         """Codes of the levels (n,) int64, UNKNOWN for others; or standardised numbers (n,) float32."""
         if self.levels:
-            return pd.Index(self.levels).get_indexer(column.astype(str)).astype(np.int64)
+            named_n = level_names(column)
+            return pd.Index(self.levels).get_indexer(named_n.categories)[named_n.codes].astype(np.int64)
         return ((column.to_numpy(float) - self.mean) / self.sd).astype(np.float32)
 
     def columns(self, values_n: np.ndarray) -> np.ndarray:
@@ -65,6 +69,25 @@ class Covariate:
         out_nv = np.eye(len(self.levels), dtype=np.float32)[values_n] - np.asarray(self.shares, np.float32)
         out_nv[values_n == UNKNOWN] = 0.0
         return out_nv
+
+
+def level_names(column: pd.Series) -> pd.Categorical:
+    """Values of a column as strings, which are the levels of a categorical covariate; only those that occur.
+
+    Whole numbers have the same name whether they are stored as integers or as floats.
+    """
+    code_n, values = pd.factorize(column, use_na_sentinel=False)
+    floats = pd.api.types.is_float_dtype(np.asarray(values))
+    names = [str(int(value)) if floats and value == round(value) else str(value) for value in np.asarray(values)]
+    return pd.Categorical(np.array(names, dtype=object)[code_n])
+
+
+def batches_of(obs: pd.DataFrame, batch_key: str | None) -> pd.Categorical | None:
+    """Batch of each cell; None without a key, without such a column, or if there is only one batch."""
+    if batch_key is None or batch_key not in obs:
+        return None
+    batch_n = level_names(obs[batch_key])
+    return batch_n if len(batch_n.categories) > 1 else None
 
 
 def width_of(covariates: Sequence[Covariate]) -> int:
@@ -93,14 +116,17 @@ def fit_covariates(
         name: of the data, for messages.
 
     Raises:
-        InputError: a column is missing, has missing values, or has almost as many levels as cells.
+        InputError: a column is missing, has missing or infinite values, or has almost as many levels as cells.
     """
     found, notes = [], []
     keys = [] if batch_key is None else [(batch_key, "--batch-key")]
     for key, option in [*keys, *((other, "--covariates") for other in dict.fromkeys(others) if other != batch_key)]:
         column = _column(obs, key, option, name)
-        numbers = option == "--covariates" and pd.api.types.is_numeric_dtype(column.dtype) and column.dtype != bool
-        covariate = (_continuous if numbers else _categorical)(key, column.iloc[train_idx], option, name)
+        of_training = column.iloc[train_idx]
+        if option == "--covariates" and _holds_numbers(column):
+            covariate: Covariate | None = _continuous(key, of_training)
+        else:
+            covariate = _categorical(key, of_training, option, name)
         if covariate is None:
             notes.append(f"{option} {key} has the same value in all cells of {name} and has no effect.")
             continue
@@ -116,7 +142,7 @@ def encode_covariates(
     as unknown, and a note says so.
 
     Raises:
-        InputError: a continuous column holds other values than numbers, or a column has missing values.
+        InputError: a continuous column holds other values than numbers, or a column has missing or infinite values.
     """
     values, notes = {}, []
     for covariate in covariates:
@@ -129,7 +155,7 @@ def encode_covariates(
             )
             continue
         column = _column(obs, covariate.name, "the model", name)
-        if not covariate.levels and not pd.api.types.is_numeric_dtype(column.dtype):
+        if not covariate.levels and not _holds_numbers(column):
             raise InputError(
                 f"Column '{covariate.name}' of {name} does not hold numbers, and the model was trained with numbers in "
                 f"it; convert it."
@@ -137,7 +163,7 @@ def encode_covariates(
         values[covariate.name] = covariate.encoded(column)
         new_n = values[covariate.name] == UNKNOWN
         if covariate.levels and new_n.any():
-            names = sorted(set(column[new_n].astype(str)))
+            names = level_names(column[new_n]).categories
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             notes.append(
                 f"{new_n.sum():,} cells of {name} have values of '{covariate.name}' that did not occur in training "
@@ -157,11 +183,20 @@ def _column(obs: pd.DataFrame, key: str, option: str, name: str) -> pd.Series:
             f"Column '{key}' of {name} has no value in {missing:,} cells; give those cells a value, such as 'unknown', "
             f"or leave them out."
         )
+    if _holds_numbers(column) and not (np.abs(column.to_numpy(float)) < _LARGEST).all():
+        raise InputError(
+            f"Column '{key}' of {name} holds infinite values or values above {_LARGEST:g}, which {option} cannot use; "
+            f"replace them."
+        )
     return column
 
 
+def _holds_numbers(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
+
+
 def _categorical(key: str, column: pd.Series, option: str, name: str) -> Covariate | None:
-    counts = column.astype(str).value_counts().sort_index()
+    counts = pd.Series(level_names(column)).value_counts().sort_index()
     if len(counts) > max(2, len(column) // 2):
         raise InputError(
             f"Column '{key}' of {name} has {len(counts):,} different values in {len(column):,} cells, too many for "
@@ -172,16 +207,10 @@ def _categorical(key: str, column: pd.Series, option: str, name: str) -> Covaria
     return Covariate(key, tuple(counts.index), tuple(float(share) for share in counts / counts.sum()))
 
 
-def _continuous(key: str, column: pd.Series, option: str, name: str) -> Covariate | None:
+def _continuous(key: str, column: pd.Series) -> Covariate | None:
     numbers_n = column.to_numpy(float)
-    if not np.isfinite(numbers_n).all():
-        raise InputError(f"Column '{key}' of {name} holds infinite values, which {option} cannot use; replace them.")
-    sd = float(numbers_n.std())
-    return (
-        None
-        if sd <= 1e-12 * max(1.0, abs(float(numbers_n.mean())))
-        else Covariate(key, (), (), numbers_n.mean().item(), sd)
-    )
+    mean, sd = float(numbers_n.mean()), float(numbers_n.std())
+    return None if sd <= 1e-12 * max(1.0, abs(mean)) else Covariate(key, (), (), mean, sd)
 
 
 def _note_on(covariate: Covariate, option: str) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from cplmix_ray.data.source import Factors
 from cplmix_ray.data.training_set import TrainingSet
@@ -19,6 +20,7 @@ class Dataset:
         notes: what the user should know of the reading and the preparation.
         truth_nm: known continuous states, NaN where unknown; None without them.
         factors: what images were made from; None where that is not known.
+        batch_n: batch of each cell; None without a batch key.
     """
 
     training: TrainingSet
@@ -27,6 +29,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     truth_nm: np.ndarray | None = None
     factors: Factors | None = None
+    batch_n: pd.Categorical | None = None
 
     @property
     def n_cells(self) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 Direction = Literal["max", "min"]
-Group = Literal["types", "states", "run", "augmenter", "benchmark"]
+Group = Literal["types", "states", "batches", "run", "augmenter", "benchmark"]
 ShownIn = Literal["progress", "summary", "trials", "benchmark"]
 
 
@@ -257,6 +257,35 @@ for _metric in (
     ),
     Metric(
         "state_cells", None, "Number of cells included in the scores of the state.", group="states", needs_labels=True
+    ),
+    Metric(
+        "batch_entropy",
+        None,
+        "Entropy of the batches in a category divided by that of the batches of all cells, mean over cells. 1 if every "
+        "category contains the batches in the shares that all cells have, 0 if each consists of one batch. Types that "
+        "some batches lack lower it too.",
+        group="batches",
+        label="batch entropy",
+        shown_in=("summary",),
+    ),
+    Metric(
+        "batch_auc_category",
+        None,
+        "Area under the ROC curve with which the posterior predicts the batch of a cell (ridge regression, "
+        "cross-validated over five folds), mean over batches. 0.5 is chance, 1 means that the categories name the "
+        "batch. Types that some batches lack raise it too.",
+        group="batches",
+        label="batch AUC of categories",
+        shown_in=("summary",),
+    ),
+    Metric(
+        "batch_auc_state",
+        "min",
+        "The same for the state inside each category, mean over categories, weighted by their numbers of cells. 0.5 is "
+        "chance. Absent if no category contains ten cells of each of two batches.",
+        group="batches",
+        label="batch AUC of states",
+        shown_in=("summary",),
     ),
     Metric(
         "disentanglement",

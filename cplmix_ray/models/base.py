@@ -360,11 +360,14 @@ class Family(ABC):
         """Tables by name with a row for each gene that the model was trained on, such as loadings of the state."""
         return {}
 
-    def label_tables(self, outputs: Mapping[str, np.ndarray], labels_n: np.ndarray) -> "dict[str, pd.DataFrame]":
-        """Tables that compare outputs with known types, such as a reliability table, by name.
+    def cell_tables(
+        self, outputs: Mapping[str, np.ndarray], labels_n: np.ndarray | None, batch_n: "pd.Categorical | None"
+    ) -> "dict[str, pd.DataFrame]":
+        """Tables that compare outputs with what is known of the cells, such as a reliability table, by name.
 
         Args:
-            labels_n: known types of the cells, "" where unknown.
+            labels_n: known types of the cells, "" where unknown; None without labels.
+            batch_n: batches of the cells; None without a batch key.
         """
         return {}
 
@@ -389,6 +392,10 @@ class Family(ABC):
     def summary(self, config: RunConfig) -> str:
         """The settings in a few words, for the first lines of a run."""
         return ""
+
+    def cell_remarks(self, outputs: Mapping[str, np.ndarray], obs: "pd.DataFrame", config: RunConfig) -> list[str]:
+        """Sentences for the user on how the outputs are related to the annotations of the cells."""
+        return []
 
     def remarks(self, metrics: Mapping[str, Any], config: RunConfig) -> list[str]:
         """Sentences for the user on what a run ended with."""

@@ -6,6 +6,7 @@ from cplmix_ray.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.config import RunConfig, load_config
 from cplmix_ray.data.dataset import Dataset
+from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.evaluation.trained_model import settings_of
 from cplmix_ray.models.registry import family_of
 from cplmix_ray.models.resolve import resolve_settings
@@ -78,6 +79,15 @@ def _require_same_cells(folder: RunFolder, checkpoint: Checkpoint, data: Dataset
     given = {name: preparation.var_names for name, preparation in data.training.preparations.items()}
     if saved != given or checkpoint.manifest["n_cells"] != data.n_cells:
         raise InputError(f"The run in {folder.path} was trained on other cells or genes than {data.name}.")
+    for name, preparation in data.training.preparations.items():
+        saved_too = Preparation.from_dict(checkpoint.manifest["preparations"][name]).covariates
+        for covariate in preparation.covariates:
+            # A covariate that only one of them has is told from the settings.
+            if any(covariate.name == other.name and covariate != other for other in saved_too):
+                raise InputError(
+                    f"The run in {folder.path} was trained with other values in column '{covariate.name}' than "
+                    f"{data.name} has; restore that column."
+                )
 
 
 def _changed(saved: RunConfig, config: RunConfig) -> list[str]:

@@ -146,8 +146,7 @@ def training_milestones(
         "seed": config.seed,
     }
     family.export(folder.path, model.model, data, config, metrics)
-    if data.labels_n is not None:
-        for name, table in family.label_tables(outcome.outputs, data.labels_n).items():
-            folder.write_table(name, table)
+    for name, table in family.cell_tables(outcome.outputs, data.labels_n, data.batch_n).items():
+        folder.write_table(name, table)
     folder.write_metrics(metrics)
     return RunResult(metrics, model, outcome.outputs, callback.writer.history)

@@ -50,7 +50,7 @@ def build_arm_dataset(source: "Source", config: CplMixVAEConfig, root: str | Pat
     Raises:
         InputError: the values do not fit the likelihood or an augmentation.
     """
-    from cplmix_ray.data.covariates import encode_covariates, fit_covariates
+    from cplmix_ray.data.covariates import batches_of, encode_covariates, fit_covariates
     from cplmix_ray.data.dataset import Dataset
     from cplmix_ray.data.neighbors.graph import find_neighbors
     from cplmix_ray.data.preprocessing.fit import fit_preparation
@@ -90,7 +90,8 @@ def build_arm_dataset(source: "Source", config: CplMixVAEConfig, root: str | Pat
     main = Modality(fitted.matrix, fitted.preparation)
     training = TrainingSet({MAIN: main}, train_idx, val_idx, tables, covariates=values)
     notes = (*source.notes, *fitted.notes, *found, *unknown, *_disk_notes(training))
-    return Dataset(training, source.labels_n, source.name, notes, source.truth_nm, source.factors)
+    batch_n = batches_of(source.adata.obs, given.batch_key)
+    return Dataset(training, source.labels_n, source.name, notes, source.truth_nm, source.factors, batch_n)
 
 
 def _initial_clustering(config: CplMixVAEConfig) -> "Clusterer | None":

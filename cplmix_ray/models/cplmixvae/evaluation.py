@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cplmix_ray.data.covariates import batches_of
+from cplmix_ray.metrics.batch_mixing import batch_scores
 from cplmix_ray.metrics.calibration import calibration_scores
 from cplmix_ray.metrics.category_scores import score
 from cplmix_ray.metrics.disentanglement import disentanglement
@@ -25,6 +27,8 @@ def all_scores(outputs: Mapping[str, np.ndarray], data: "Dataset", seed: int) ->
     if data.factors is not None:
         category_n = outputs["probs_nk"].argmax(axis=1)
         scores |= disentanglement(outputs["state_nd"], category_n, data.factors.classes_nf, seed)
+    if data.batch_n is not None:
+        scores |= batch_scores(outputs["probs_nk"], outputs["state_nd"], data.batch_n, seed)
     held_out = scores_of(outputs, data, data.training.val_idx)
     return {**scores, **{f"val_{name}": value for name, value in held_out.items()}}
 
@@ -39,7 +43,7 @@ def scores_of(outputs: Mapping[str, np.ndarray], data: "Dataset", idx_n: np.ndar
 
 
 def source_scores(
-    outputs: Mapping[str, np.ndarray], source: "Source", seed: int
+    outputs: Mapping[str, np.ndarray], source: "Source", batch_key: str | None, seed: int
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Scores of the consensus and of each arm for cells that were read."""
     probs_nk, state_nd, losses = outputs["probs_nk"], outputs["state_nd"], outputs["reconstruction_a"].tolist()
@@ -49,6 +53,9 @@ def source_scores(
     consensus["reconstruction"] = sum(losses) / len(losses)
     if source.factors is not None:
         consensus |= disentanglement(state_nd, category_n, source.factors.classes_nf, seed)
+    batch_n = batches_of(source.adata.obs, batch_key)
+    if batch_n is not None:
+        consensus |= batch_scores(probs_nk, state_nd, batch_n, seed)
     for scores, loss in zip(arms, losses, strict=True):
         scores["reconstruction"] = loss
     return consensus, arms

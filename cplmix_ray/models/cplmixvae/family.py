@@ -143,18 +143,31 @@ class CplMixVAEFamily(Family):
         loadings_kdg = model.loadings()
         return {} if loadings_kdg is None else {"loadings": loadings_table(loadings_kdg, preparations[MAIN].var_names)}
 
-    def label_tables(self, outputs: Mapping[str, np.ndarray], labels_n: np.ndarray) -> "dict[str, pd.DataFrame]":
-        """Confidence and share of correct cells by bin of confidence, as "reliability"."""
+    def cell_tables(
+        self, outputs: Mapping[str, np.ndarray], labels_n: np.ndarray | None, batch_n: "pd.Categorical | None"
+    ) -> "dict[str, pd.DataFrame]":
+        """With labels, confidence and share of correct cells by bin of confidence, as "reliability"; with batches,
+        those of each category, as "batches"."""
+        from cplmix_ray.metrics.batch_mixing import batch_table
         from cplmix_ray.metrics.calibration import reliability_table
 
-        return {"reliability": reliability_table(labels_n, outputs["probs_nk"])}
+        probs_nk = outputs["probs_nk"]
+        tables = {} if labels_n is None else {"reliability": reliability_table(labels_n, probs_nk)}
+        if batch_n is not None:
+            tables["batches"] = batch_table(probs_nk.argmax(axis=1), batch_n)
+        return tables
+
+    def cell_remarks(self, outputs: Mapping[str, np.ndarray], obs: "pd.DataFrame", config: RunConfig) -> list[str]:
+        from cplmix_ray.models.cplmixvae.batch_remarks import batch_remarks
+
+        return batch_remarks(outputs["probs_nk"].argmax(axis=1), obs, config.input, config.seed)
 
     def scores(
         self, outputs: Mapping[str, np.ndarray], source: "Source", config: RunConfig
     ) -> tuple[Scores, list[Scores]]:
         from cplmix_ray.models.cplmixvae.evaluation import source_scores
 
-        return source_scores(outputs, source, config.seed)
+        return source_scores(outputs, source, config.input.batch_key, config.seed)
 
     def unlabelled_scores(self, outputs: Mapping[str, np.ndarray]) -> Scores:
         from cplmix_ray.metrics.category_scores import score
