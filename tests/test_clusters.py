@@ -135,13 +135,14 @@ def test_views_are_the_components_of_sklearn_dense_or_sparse_whole_or_in_blocks(
 
     counts = counts_of()
     logged = np.log1p(counts)
-    whole = views_of(logged, counts, seed=0)
+    none = np.zeros((len(logged), 0))  # covariates
+    whole = views_of(logged, counts, none, seed=0)
     assert [view.shape for view in whole] == [(60, 24)] * 3
     scaled = (logged - logged.mean(0)) / (logged.std(0) + 1e-6)
     for view, values in zip(whole, (logged, scaled.clip(-10, 10)), strict=False):
         expected = PCA(5).fit_transform(values)
         np.testing.assert_allclose(np.abs(view[:, :5]), np.abs(expected), rtol=1e-2, atol=1e-2)
     monkeypatch.setattr("cplmix_ray.data.neighbors.initial_clustering._BLOCK", 7)
-    for one, other in zip(whole, views_of(sp.csr_matrix(logged), sp.csr_matrix(counts), seed=0), strict=True):
+    for one, other in zip(whole, views_of(sp.csr_matrix(logged), sp.csr_matrix(counts), none, seed=0), strict=True):
         np.testing.assert_allclose(np.abs(one[:, :5]), np.abs(other[:, :5]), rtol=1e-3, atol=1e-3)
-    assert len(views_of(logged, None, seed=0)) == 2
+    assert len(views_of(logged, None, none, seed=0)) == 2

@@ -20,12 +20,12 @@ from cplmix_ray.utils.errors import InputError
 TRAIN_OPTIONS = """
     --family --preset --config --out --resume --seed
     --data --metadata --subset --backed --layer --labels-key --state-key --genes --normalise --target-sum
-    --hvg --val-fraction
+    --hvg --val-fraction --batch-key --covariates
     --copies --n-neighbours --neighbour-pcs --neighbour-space --rotation --zoom --shift --shear --stretch
     --content-radius --thinning-keep --drop-genes --expression-noise --augmenter
     --n-categories --n-arms --overcluster --state-dim --hidden --bottleneck --encoder-view --batch-norm --input-dropout
     --posterior --tau
-    --gumbel-temperature --likelihood --decoder --reconstruct --state-given-category --shared-parameters
+    --gumbel-temperature --likelihood --dispersion --decoder --reconstruct --state-given-category --shared-parameters
     --coupling --lam --reconstruction --beta --entropy --marginal --guess --sigma-floor
     --align-steps --align-coupling --align-entropy --align-marginal --align-guess --initial-clustering --mixture-start
     --max-steps --epochs --batch-size --lr --lr-schedule --lr-warmup --lam-warmup --clip

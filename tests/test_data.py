@@ -13,13 +13,13 @@ import pytest
 import scipy.sparse as sp
 from refusals import naming
 
-import cplmix_ray.data.neighbors.index as neighbours_module
+import cplmix_ray.data.neighbors.nearest as neighbours_module
 from cplmix_ray.config.files import parse_config
 from cplmix_ray.data.io import cell_format
 from cplmix_ray.data.io.h5ad import source_from_anndata
 from cplmix_ray.data.io.read import read_source
 from cplmix_ray.data.matrix.in_memory import InMemoryMatrix
-from cplmix_ray.data.neighbors.index import nearest
+from cplmix_ray.data.neighbors.nearest import nearest
 from cplmix_ray.data.neighbors.principal_components import principal_components
 from cplmix_ray.data.preprocessing.preparation import Preparation, prepare_block
 from cplmix_ray.data.splits import split_cells

@@ -123,9 +123,9 @@ def seen(monkeypatch):
     """What the views are made from."""
     given = []
 
-    def spy(log_ng, linear_ng, seed):
+    def spy(log_ng, linear_ng, design_nv, seed):
         given.append((log_ng, linear_ng))
-        return views_of(log_ng, linear_ng, seed)
+        return views_of(log_ng, linear_ng, design_nv, seed)
 
     monkeypatch.setattr(partitions, "views_of", spy)
     return given

@@ -141,7 +141,7 @@ def test_without_counts_the_shares_of_a_pair_are_of_different_genes():
 def test_a_share_in_which_no_cells_differ_has_no_components(genes):
     share_ng = np.full((20, genes), 0.1, np.float32)
     for form in (np.asarray, sp.csr_matrix):
-        assert not scaled_components(form(share_ng), seed=0).any()
+        assert not scaled_components(form(share_ng), np.zeros((share_ng.shape[0], 0)), seed=0).any()
 
 
 # Votes

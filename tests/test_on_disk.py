@@ -34,7 +34,8 @@ from cplmix_ray.data.device_transfer import row_reader
 from cplmix_ray.data.io.h5ad_backed import stays_on_disk
 from cplmix_ray.data.io.read import read_source
 from cplmix_ray.data.matrix.on_disk import OnDiskMatrix
-from cplmix_ray.data.neighbors.index import NeighborIndex, nearest
+from cplmix_ray.data.neighbors.index import NeighborIndex
+from cplmix_ray.data.neighbors.nearest import nearest
 from cplmix_ray.data.training_set import TrainingSet
 from cplmix_ray.distributed.actors import train_on_actors
 from cplmix_ray.distributed.engines import train_in_process

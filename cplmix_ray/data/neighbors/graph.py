@@ -9,14 +9,16 @@ from usearch.index import Index
 
 from cplmix_ray.data.matrix.base import Matrix
 from cplmix_ray.data.matrix.in_memory import InMemoryMatrix
-from cplmix_ray.data.neighbors.index import NeighborIndex, nearest
+from cplmix_ray.data.neighbors.across_batches import nearest_cells
+from cplmix_ray.data.neighbors.covariate_effects import without_effects
+from cplmix_ray.data.neighbors.index import NeighborIndex
 from cplmix_ray.data.neighbors.initial_clustering import InitialClustering
 from cplmix_ray.data.neighbors.principal_components import fit_components, principal_components, require_differences
 from cplmix_ray.data.preprocessing.fit import Fitted
 from cplmix_ray.data.source import Source
 
-Clusterer = Callable[[Fitted, Source, np.ndarray], InitialClustering]
-"""Clusters the training cells, whose rows are the last argument."""
+Clusterer = Callable[[Fitted, Source, np.ndarray, np.ndarray], InitialClustering]
+"""Clusters the training cells, whose rows and columns of covariates are the last arguments."""
 
 _BLOCK = 8192
 """Cells on disk whose components are computed at once."""
@@ -48,6 +50,8 @@ def find_neighbors(
     n_components: int,
     cluster: Clusterer | None,
     in_clustering: bool,
+    design_nv: np.ndarray | None = None,
+    batch_n: np.ndarray | None = None,
 ) -> NeighborGraph:
     """Neighbors and initial categories from the training cells alone.
 
@@ -56,24 +60,31 @@ def find_neighbors(
         n_components: principal components on which cells are compared.
         cluster: the initial clustering; None where none is needed.
         in_clustering: whether neighbors are found in the space of the initial clustering.
+        design_nv: columns of the covariates of all cells, whose effects are removed; None without covariates.
+        batch_n: batch of each cell, over which neighbors are balanced; None: batches do not matter.
 
     Raises:
         InputError: the cells do not differ, or a clustering is asked for that the data cannot have.
     """
+    if design_nv is None:
+        design_nv = np.zeros((source.n_cells, 0), np.float32)
     if fitted.matrix.on_disk:
-        return _on_disk(fitted, source, train_idx, seed, n_neighbors, n_components, cluster, in_clustering)
+        return _on_disk(
+            fitted, source, train_idx, seed, n_neighbors, n_components, cluster, in_clustering, design_nv, batch_n
+        )
     clustering = None
     if n_neighbors is not None or cluster is not None:
         require_differences(fitted.log_matrix.take(train_idx).block(), source.name)
     if cluster is not None:
-        clustering = cluster(fitted, source, train_idx)
+        clustering = cluster(fitted, source, train_idx, design_nv[train_idx])
     neighbours = guess = None
     if n_neighbors is not None:
         if clustering is not None and in_clustering:
             points = clustering.points_np
         else:
             points = principal_components(fitted.log_matrix.take(train_idx).block(), n_components, seed)
-        near = nearest(points, n_neighbors)
+            points = without_effects(points, design_nv[train_idx])
+        near = nearest_cells(points, None if batch_n is None else batch_n[train_idx], n_neighbors)
         neighbours = np.repeat(np.arange(source.n_cells)[:, None], near.shape[1], axis=1)
         neighbours[train_idx] = train_idx[near]
     if clustering is not None:
@@ -90,6 +101,8 @@ def _on_disk(
     n_components: int,
     cluster: Clusterer | None,
     in_clustering: bool,
+    design_nv: np.ndarray,
+    batch_n: np.ndarray | None,
 ) -> NeighborGraph:
     """The same for cells on disk, from a sample of them that fits into memory, with an index in place of neighbors.
 
@@ -106,13 +119,14 @@ def _on_disk(
     if cluster is not None:
         compared = replace(source, matrix=InMemoryMatrix(source.matrix.rows(sample)))
         every = np.arange(len(sample))
-        clustering = cluster(replace(fitted, log_matrix=InMemoryMatrix(log_ng)), compared, every)
+        clustering = cluster(replace(fitted, log_matrix=InMemoryMatrix(log_ng)), compared, every, design_nv[sample])
     whole = len(sample) == len(train_idx)
     points_np, like_n = np.zeros((0, 1), np.float32), np.arange(len(train_idx))
     if whole and not in_clustering:
-        points_np = principal_components(log_ng, n_components, seed)
+        points_np = without_effects(principal_components(log_ng, n_components, seed), design_nv[train_idx])
     elif not whole:
         points_np = _projected(logged, train_idx, fit_components(log_ng, n_components, seed))
+        points_np = without_effects(points_np, design_nv[train_idx])
         if clustering is not None:
             like_n = _nearest_of(points_np[np.searchsorted(train_idx, sample)], points_np)
     guess = places = None
@@ -123,7 +137,7 @@ def _on_disk(
         points_np = clustering.points_np if clustering is not None and in_clustering else points_np
         at_n = _spread(where_n, train_idx, source.n_cells)
         room = min(fitted.matrix.buffer_cells, len(train_idx))
-        places = NeighborIndex.build(points_np, at_n, n_neighbors, room, seed)
+        places = NeighborIndex.build(points_np, at_n, n_neighbors, room, seed, batch_n)
     return NeighborGraph(None, guess, places)
 
 

@@ -50,7 +50,7 @@ def build_arm_dataset(source: "Source", config: CplMixVAEConfig, root: str | Pat
     Raises:
         InputError: the values do not fit the likelihood or an augmentation.
     """
-    from cplmix_ray.data.covariates import batches_of, encode_covariates, fit_covariates
+    from cplmix_ray.data.covariates import batches_of, design_matrix, encode_covariates, fit_covariates
     from cplmix_ray.data.dataset import Dataset
     from cplmix_ray.data.neighbors.graph import find_neighbors
     from cplmix_ray.data.preprocessing.fit import fit_preparation
@@ -85,6 +85,8 @@ def build_arm_dataset(source: "Source", config: CplMixVAEConfig, root: str | Pat
         n_components=config.copies.neighbour_pcs,
         cluster=_initial_clustering(config),
         in_clustering=config.copies.neighbour_space != "components",
+        design_nv=design_matrix(covariates, values, slice(None)) if covariates else None,
+        batch_n=values[covariates[0].name] if covariates and covariates[0].name == given.batch_key else None,
     )
     tables = ArmTables(neighbors.neighbours, neighbors.guess, neighbors.places, augmenter)
     main = Modality(fitted.matrix, fitted.preparation)
