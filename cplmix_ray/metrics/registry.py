@@ -273,7 +273,8 @@ for _metric in (
         None,
         "Area under the ROC curve with which the posterior predicts the batch of a cell (ridge regression, "
         "cross-validated over five folds), mean over batches. 0.5 is chance, 1 means that the categories name the "
-        "batch. Types that some batches lack raise it too.",
+        "batch; it is a little below 0.5 where the batches are mixed more evenly than at random. Types that some "
+        "batches lack raise it too.",
         group="batches",
         label="batch AUC of categories",
         shown_in=("summary",),
