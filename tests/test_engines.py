@@ -1,11 +1,14 @@
 """The master test: where the arms run makes no difference to what they compute."""
 
+import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from cplmix_ray.config import Placement
 from cplmix_ray.config.files import parse_config
+from cplmix_ray.data.io.h5ad import source_from_anndata
 from cplmix_ray.data.io.read import read_source
 from cplmix_ray.distributed.actors import train_on_actors
 from cplmix_ray.distributed.engines import train_in_process
@@ -14,6 +17,7 @@ from cplmix_ray.distributed.ray_init import cluster_devices
 from cplmix_ray.evaluation.trained_model import TrainedModel
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
 from cplmix_ray.models.registry import build_dataset
+from cplmix_ray.models.resolve import resolve_settings
 from cplmix_ray.training.events import Evaluated, Logged, Snapshot
 from cplmix_ray.training.loop import Start
 from cplmix_ray.utils.errors import InputError, NonFiniteError, TrainingError
@@ -89,6 +93,20 @@ def test_actors_equal_packed_step_by_step(ray_cluster, data, n_arms, layout, mod
     config = config_of(n_arms, **model)
     packed = run(config, data, tuple(range(n_arms)))
     assert_same_run(packed, run(config, data, *layout))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [{}, LINEAR], ids=["network", "linear decoder"])
+def test_actors_equal_packed_with_a_batch_key(ray_cluster, model):
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(rng.gamma(1.0, 3.0, (4, 30))[np.arange(200) % 4]).astype(np.float32)
+    adata = anndata.AnnData(counts, obs=pd.DataFrame({"batch": rng.choice(["x", "y", "z"], 200)}).rename(index=str))
+    config = config_of(2, n_categories=4, **model)
+    config = config.with_settings(input={"batch_key": "batch"}, copies={"copies": ("auto",)})
+    data = build_dataset(source_from_anndata(adata), config)
+    assert set(data.training.covariates) == {"batch"}
+    config = resolve_settings(config, data.training)
+    assert_same_run(run(config, data, (0, 1)), run(config, data, (0,), (1,)))
 
 
 @pytest.mark.slow
