@@ -1,38 +1,34 @@
-"""Other methods: the initial clustering alone, clustering of principal components or of the latent space of scVI."""
+"""Other methods: the initial clustering alone, and clustering of the coordinates of ``embeddings.py``."""
 
 import importlib.util
-import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import anndata
 import numpy as np
 import pandas as pd
 import psutil
-import scipy.sparse as sp
 
+from cplmix_ray.benchmarks.embeddings import components, harmony, scvi_latent
 from cplmix_ray.benchmarks.entries import Baseline
 from cplmix_ray.config import RunConfig
-from cplmix_ray.data.matrix.block import Block
-from cplmix_ray.data.neighbors.principal_components import principal_components, require_differences
-from cplmix_ray.data.preprocessing.fit import fit_preparation
-from cplmix_ray.data.preprocessing.genes import columns_of
 from cplmix_ray.data.preprocessing.preparation import check_finite
 from cplmix_ray.data.source import Source
 from cplmix_ray.models.registry import build_dataset
 from cplmix_ray.utils.errors import InputError
 
-_NEEDS = {"leiden": ("igraph",), "scvi_kmeans": ("scvi",)}
-_REMEDY = {"leiden": "pip install 'cplmix_ray[bench]'", "scvi_kmeans": "pip install scvi-tools"}
+_NEEDS = {"leiden": "igraph", "harmony_leiden": "igraph", "scvi_kmeans": "scvi"}
+_REMEDY = {"igraph": "pip install 'cplmix_ray[bench]'", "scvi": "pip install scvi-tools"}
 
 
 @dataclass(frozen=True)
 class Clustering:
-    """Categories of n cells, and a note for the column ``detail``."""
+    """Categories of n cells, a note for the column ``detail``, and the coordinates that were clustered, if any."""
 
     category_n: np.ndarray
     detail: str = ""
+    points_np: np.ndarray | None = None
 
 
 def require_method(method: str) -> None:
@@ -41,9 +37,9 @@ def require_method(method: str) -> None:
     Raises:
         InputError: one is missing.
     """
-    missing = [name for name in _NEEDS.get(method, ()) if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"The method {method} needs {missing[0]}; install it with: {_REMEDY[method]}.")
+    needed = _NEEDS.get(method)
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        raise InputError(f"The method {method} needs {needed}; install it with: {_REMEDY[needed]}.")
 
 
 def find_clusters(method: str, source: Source, k: int, config: RunConfig, settings: Baseline) -> Clustering:
@@ -58,13 +54,11 @@ def find_clusters(method: str, source: Source, k: int, config: RunConfig, settin
         raise InputError(f"{source.name} has {source.n_cells} cells, fewer than {k} categories; lower n_categories.")
     if method == "initial_clustering":
         return _initial_clustering(source, config)
-    if method == "scvi_kmeans":
-        return _scvi_kmeans(source, k, config, settings)
-    values_ng = fit_preparation(source, config.input).matrix.block()
-    require_differences(values_ng, source.name)
-    points = _components(values_ng, settings)
-    found = _ON_POINTS[method](points, k, config.seed, settings)
-    return replace(found, detail=", ".join(filter(None, (f"{points.shape[1]} PCs", found.detail))))
+    embed, cluster = _METHODS[method]
+    embedding = embed(source, config, settings)
+    found = cluster(embedding.points_np, k, config.seed, settings)
+    detail = ", ".join(filter(None, (embedding.detail, found.detail)))
+    return Clustering(found.category_n, detail, embedding.points_np)
 
 
 def _initial_clustering(source: Source, config: RunConfig) -> Clustering:
@@ -73,15 +67,6 @@ def _initial_clustering(source: Source, config: RunConfig) -> Clustering:
     if guess_n is None:
         raise InputError("These settings have no initial clustering; give the entry preset: cells.")
     return Clustering(guess_n[:, 0])
-
-
-def _components(values_ng: Block, settings: Baseline) -> np.ndarray:
-    """Principal components of the dense values; they do not depend on the seed of a run."""
-    dense = values_ng.toarray() if sp.issparse(values_ng) else np.asarray(values_ng)
-    if settings.scale:
-        sd_g = dense.std(axis=0)
-        dense = (dense - dense.mean(axis=0)) / np.where(sd_g > 0, sd_g, 1.0)
-    return principal_components(dense, settings.pcs, 0)
 
 
 def _kmeans(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> Clustering:
@@ -161,33 +146,13 @@ def resolve_clusters(clusters_at: Callable[[float], np.ndarray], k: int) -> tupl
     return category_n, at
 
 
-def _scvi_kmeans(source: Source, k: int, config: RunConfig, settings: Baseline) -> Clustering:
-    """k-means on the latent means of scVI with its defaults, on the same genes as the other methods."""
-    if source.image_shape is not None:
-        raise InputError(f"{source.name} holds images, which the method scvi_kmeans cannot take; leave the entry out.")
-    names = fit_preparation(source, config.input).preparation.var_names
-    matrix = source.matrix.choose(columns_of(source.var_names, names, source.name))
-    counts = matrix.statistics.counts
-    if matrix.statistics.limits[0] < 0:
-        raise InputError(f"{source.name} holds negative values, which scVI cannot take; name raw counts with layer.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scvi-tools and lightning warn of their own future
-        import scvi
-
-        logging.getLogger("lightning").setLevel(logging.ERROR)
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        scvi.settings.seed, scvi.settings.verbosity = config.seed, logging.ERROR
-        cells = anndata.AnnData(sp.csr_matrix(matrix.block()).rint().astype(np.float32))
-        scvi.model.SCVI.setup_anndata(cells)
-        model = scvi.model.SCVI(cells)
-        model.train(max_epochs=settings.epochs, accelerator="cpu", devices=1, enable_progress_bar=False, logger=False)
-        points = model.get_latent_representation()
-    detail = f"scvi {scvi.__version__}, {model.trainer.current_epoch} epochs"
-    return Clustering(
-        _kmeans(points, k, config.seed, settings).category_n,
-        detail + ("" if counts else ", values rounded to counts"),
-    )
-
-
-_ON_POINTS = {"kmeans": _kmeans, "leiden": _leiden, "ward": _ward, "gaussian_mixture": _gaussian_mixture}
-"""Methods that cluster principal components: (points_np, k, seed, settings) -> clusters."""
+_METHODS = {
+    "kmeans": (components, _kmeans),
+    "leiden": (components, _leiden),
+    "ward": (components, _ward),
+    "gaussian_mixture": (components, _gaussian_mixture),
+    "harmony_kmeans": (harmony, _kmeans),
+    "harmony_leiden": (harmony, _leiden),
+    "scvi_kmeans": (scvi_latent, _kmeans),
+}
+"""Method -> coordinates of the cells, and what clusters them."""

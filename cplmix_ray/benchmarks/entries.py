@@ -19,7 +19,17 @@ Part = Annotated[
     Literal["choose", "report"],
     Field(description="Whether recipes may be chosen by their scores on these cells, or are only reported on them."),
 ]
-Method = Literal["cplmix", "initial_clustering", "kmeans", "leiden", "ward", "gaussian_mixture", "scvi_kmeans"]
+Method = Literal[
+    "cplmix",
+    "initial_clustering",
+    "kmeans",
+    "leiden",
+    "ward",
+    "gaussian_mixture",
+    "harmony_kmeans",
+    "harmony_leiden",
+    "scvi_kmeans",
+]
 USES_ALL_SETTINGS = ("cplmix", "initial_clustering")
 """Methods that use all settings of a run; the others use only those of the input section."""
 
@@ -44,6 +54,15 @@ class Cells(Section):
         None, description="As for train; ${NAME} is a variable, a plain path is looked for in --data-dir."
     )
     labels_key: str | None = Field(None, description="Column of obs with known types; the digits bring their own.")
+    batch_key: str | None = Field(
+        None,
+        description=(
+            "Column of obs with the batch: input.batch_key unless set or over gives another or none, and for scores."
+        ),
+    )
+    leave_out_cells: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(
+        {}, description="Columns of obs -> values; cells that have one of the values in every column are left out."
+    )
     min_cells_per_type: int = Field(1, ge=1, description="Types with fewer cells are left out, for all methods alike.")
     n_categories: int | None = Field(
         None, ge=1, description="Number of categories; default: that in set or over, else the number of types kept."

@@ -3,15 +3,18 @@
 import functools
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import normalized_mutual_info_score
 from threadpoolctl import threadpool_limits
 
 from cplmix_ray.benchmarks.baselines import find_clusters
+from cplmix_ray.benchmarks.embeddings import batches_of
 from cplmix_ray.benchmarks.runs import BenchmarkRun
 from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.data.dataset import Dataset
@@ -21,6 +24,7 @@ from cplmix_ray.data.source import Source
 from cplmix_ray.data.splits import take_cells
 from cplmix_ray.evaluation.trained_model import TrainedModel
 from cplmix_ray.metrics.category_scores import label_scores
+from cplmix_ray.metrics.integration import can_score_integration, integration_scores, joint_coordinates
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
 from cplmix_ray.models.cplmixvae.model import CoupledArms
 from cplmix_ray.models.cplmixvae.objective import categorical_entropy, state_kl
@@ -34,7 +38,10 @@ from cplmix_ray.utils.threads import torch_threads
 from cplmix_ray.version import __version__
 
 Figures = dict[str, Any]
-Found = tuple[np.ndarray, Figures]
+LeftOut = tuple[tuple[str, tuple[str, ...]], ...]
+"""Columns of obs and their values; hashable."""
+Found = tuple[np.ndarray, np.ndarray | None, Figures]
+"""Categories, coordinates of the cells if the method has any, and figures."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +72,33 @@ def load_cells(run: BenchmarkRun) -> Source:
         InputError: the data cannot be read, or the entry needs known types and there are none.
     """
     given = run.config.input
-    return _load_cells(given.data, given.layer, given.labels_key, run.entry.min_cells_per_type)
+    left_out = tuple((column, tuple(values)) for column, values in run.entry.leave_out_cells.items())
+    return _load_cells(given.data, given.layer, given.labels_key, left_out, run.entry.min_cells_per_type)
 
 
 @functools.lru_cache(maxsize=1)
-def _load_cells(data: str, layer: str | None, labels_key: str | None, least: int) -> Source:
+def _load_cells(data: str, layer: str | None, labels_key: str | None, left_out: LeftOut, least: int) -> Source:
     """Cached, as many runs on the same cells follow each other."""
-    return drop_rare_types(read_source(data, layer, labels_key), least)
+    return drop_rare_types(drop_cells(read_source(data, layer, labels_key), dict(left_out)), least)
+
+
+def drop_cells(source: Source, values: Mapping[str, Sequence[str]]) -> Source:
+    """The cells without those that have one of the values in each of the columns of obs.
+
+    Raises:
+        InputError: there is no such column or cell, or no other.
+    """
+    if not values:
+        return source
+    drop_n, what = np.ones(source.n_cells, bool), " and ".join(f"{key} {', '.join(values[key])}" for key in values)
+    for column, unwanted in values.items():
+        if column not in source.adata.obs:
+            raise InputError(f"{source.name} has no column '{column}' in obs, which leave_out_cells names.")
+        drop_n &= source.adata.obs[column].astype(str).isin(unwanted).to_numpy()
+    if not drop_n.any() or drop_n.all():
+        which = "All cells" if drop_n.any() else "No cells"
+        raise InputError(f"{which} of {source.name} are of {what}; correct leave_out_cells.")
+    return take_cells(source, np.flatnonzero(~drop_n))
 
 
 def drop_rare_types(source: Source, least: int) -> Source:
@@ -120,7 +147,8 @@ def execute(run: BenchmarkRun, options: RunOptions) -> Figures:
     )
     with threadpool_limits(options.threads):
         find = _train if run.entry.method == "cplmix" else _cluster
-        category_n, figures = find(run, config, source, options)
+        category_n, points_np, figures = find(run, config, source, options)
+        figures |= batch_figures(source, run, category_n, points_np)
     small_n = category_n.astype(np.uint8 if category_n.max() < 256 else np.uint32)
     write_whole(categories_file(options.out, run.key), lambda partial: _save(partial, small_n))
     return {
@@ -154,7 +182,8 @@ def _train(run: BenchmarkRun, config: CplMixVAEConfig, source: Source, options: 
         figures = {**result.metrics, **held_out_losses(result.model, dataset), "coupling": config.objective.coupling}
         if not options.keep_models:
             shutil.rmtree(folder.checkpoints)
-    return result.outputs["probs_nk"].argmax(axis=1), figures
+    probs_nk = result.outputs["probs_nk"]
+    return probs_nk.argmax(axis=1), joint_coordinates(probs_nk, result.outputs["state_nd"]), figures
 
 
 def _cluster(run: BenchmarkRun, config: CplMixVAEConfig, source: Source, options: RunOptions) -> Found:
@@ -164,7 +193,26 @@ def _cluster(run: BenchmarkRun, config: CplMixVAEConfig, source: Source, options
     seconds = time.perf_counter() - begun
     scores = {} if source.labels_n is None else label_scores(source.labels_n, found.category_n)
     populated = len(np.unique(found.category_n))
-    return found.category_n, {**scores, "populated": populated, "seconds": seconds, "detail": found.detail}
+    figures = {**scores, "populated": populated, "seconds": seconds, "detail": found.detail}
+    return found.category_n, found.points_np, figures
+
+
+def batch_figures(source: Source, run: BenchmarkRun, category_n: np.ndarray, points_np: np.ndarray | None) -> Figures:
+    """How mixed the batches are that the entry names, whether the run received them or not; nothing without batches.
+
+    Args:
+        points_np: coordinates of the cells; None leaves out what needs them, as does a missing scib-metrics.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    batch_n = batches_of(source, run.entry.batch_key or run.config.input.batch_key)
+    if batch_n is None:
+        return {}
+    figures = {"batch_nmi": float(normalized_mutual_info_score(batch_n, category_n))}
+    if points_np is not None and can_score_integration():
+        figures |= integration_scores(points_np, batch_n, source.labels_n, run.config.seed)
+    return figures
 
 
 @torch.no_grad()

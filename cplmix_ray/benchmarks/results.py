@@ -14,11 +14,12 @@ from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
 from cplmix_ray.utils.errors import InputError
 
 _SCORES = ("acc", "ari", "nmi", "consensus", "agreement", "amp", "populated", "kl_qc_pc", "reconstruction")
+_BATCH_SCORES = ("batch_nmi", "ilisi", "clisi", "kbet", "bras", "graph_connectivity")
 COLUMNS = (
     *("version", "name", "data", "method", "seed", "hash", "n_cells", "n_types"),
     *("n_categories", "settings", "coupling", "steps", *_SCORES),
     *(f"val_{name}" for name in (*_SCORES, "loss")),
-    *("seconds", "detail"),
+    *("seconds", "detail", *_BATCH_SCORES),
 )
 """Columns of a file, whose order is part of its format. docs/metrics.md defines the scores."""
 
@@ -41,6 +42,8 @@ def with_keys(rows: pd.DataFrame, keys: Collection[tuple[str, ...]], columns: Se
 def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
     """Rows of a file as text; no rows where there is no file. An incomplete last line is left out.
 
+    Scores with batches are blank in files that were begun before there were any.
+
     Raises:
         InputError: the file cannot be read, or its columns are others.
     """
@@ -53,13 +56,15 @@ def read_rows(path: str | Path, columns: Sequence[str] = COLUMNS) -> pd.DataFram
     text = text[: text.rfind("\n") + 1]  # a process that was killed may have left part of a line
     if not text:
         return pd.DataFrame(columns=list(columns), dtype=str)
-    if text.partition("\n")[0] != ",".join(columns):
+    earlier = [name for name in columns if name not in _BATCH_SCORES]
+    if text.partition("\n")[0] not in (",".join(columns), ",".join(earlier)):
         raise InputError(f"{path} holds no rows of this version's benchmark (its first line differs); name another.")
-    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    return rows.reindex(columns=list(columns), fill_value="")
 
 
 def append_row(path: Path, figures: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> None:
-    """Append a row in one write; the first row of a file is preceded by the names of the columns.
+    """Append a row in one write; the first row of a file is preceded by the names of the columns, which it keeps.
 
     Args:
         figures: values of some of the columns.
@@ -67,7 +72,6 @@ def append_row(path: Path, figures: Mapping[str, Any], columns: Sequence[str] = 
     Raises:
         InputError: the file cannot be written.
     """
-    row = pd.DataFrame([figures]).reindex(columns=list(columns))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+b") as file:
@@ -77,6 +81,8 @@ def append_row(path: Path, figures: Mapping[str, Any], columns: Sequence[str] = 
             complete = content.rfind(b"\n") + 1
             if complete < len(content):
                 file.truncate(complete)
+            names = content[:complete].decode().partition("\n")[0].split(",") if complete else list(columns)
+            row = pd.DataFrame([figures]).reindex(columns=names)
             text = row.to_csv(index=False, header=not complete, float_format="%.6g", lineterminator="\n")
             os.write(file.fileno(), text.encode())
     except OSError as error:

@@ -108,7 +108,8 @@ def settings_at(entry: Entry, point: dict[str, Any], home: Path, data: str) -> C
         own["model.n_categories"] = entry.n_categories
     for name in own.keys() & point.keys():
         raise InputError(f"{source}: {name} is not for set or over; the entry says it, and runs are local.")
-    for name, value in {**point, **own}.items():
+    given = {} if entry.batch_key is None else {"input.batch_key": entry.batch_key}
+    for name, value in {**given, **point, **own}.items():
         section, _, last = name.rpartition(".")
         if section not in tree or not isinstance(tree[section], dict):
             raise InputError(f"{source}: there is no setting '{name}'; names are like model.n_arms or objective.lam.")
@@ -145,7 +146,8 @@ def simulated_file(simulation: Simulation, folder: Path) -> str:
 def _identity(entry: Entry, config: CplMixVAEConfig, point: dict[str, Any], k_from_types: bool) -> tuple[str, str]:
     """Settings as text, and the hash."""
     settings = result_settings(entry, config, k_from_types)
-    plain = entry.model_copy(update={"min_cells_per_type": 1, "baseline": Baseline(), "simulation": Simulation()})
+    unset = {"min_cells_per_type": 1, "leave_out_cells": {}, "baseline": Baseline(), "simulation": Simulation()}
+    plain = entry.model_copy(update=unset)
     defaults = result_settings(plain, CplMixVAEConfig(), False)
     shown = {name: value for name, value in settings.items() if name in point or value != defaults.get(name)}
     whole = settings_text({**settings, "labels_key": entry.labels_key})
@@ -159,6 +161,8 @@ def result_settings(entry: Entry, config: CplMixVAEConfig, k_from_types: bool) -
         if section in ("family", "seed", "placement") or (entry.method not in USES_ALL_SETTINGS and section != "input"):
             continue
         found.update({f"{section}.{name}": v for name, v in part.items() if name not in _IGNORED.get(section, ())})
+    if entry.leave_out_cells:
+        found["leave_out_cells"] = entry.leave_out_cells
     found["model.n_categories"] = "types" if k_from_types else config.model.n_categories
     if entry.simulation is not None:
         found.update({f"simulation.{name}": value for name, value in entry.simulation.model_dump().items()})

@@ -409,6 +409,59 @@ for _metric in (
         group="benchmark",
     ),
     Metric(
+        "batch_nmi",
+        "min",
+        "Normalised mutual information between categories and batches, normalised by the arithmetic mean of the "
+        "entropies. 0 if no category says anything of the batch; the least possible is more if batches differ in the "
+        "abundances of types.",
+        group="benchmark",
+        label="NMI with batch",
+    ),
+    Metric(
+        "ilisi",
+        "max",
+        "Integration LISI of scib-metrics: effective number of batches among the 90 nearest cells of a cell, median "
+        "over cells, scaled to 0 (one batch) to 1 (all batches equally).",
+        group="benchmark",
+        label="iLISI",
+    ),
+    Metric(
+        "clisi",
+        "max",
+        "Cell-type LISI of scib-metrics: the same with types instead of batches, scaled to 1 (one type) to 0 (all "
+        "types equally).",
+        group="benchmark",
+        label="cLISI",
+        needs_labels=True,
+    ),
+    Metric(
+        "kbet",
+        "max",
+        "kBET of scib-metrics: share of the cells of a type whose neighbors within the type have the same batches as "
+        "the type, by a chi-squared test at 0.05; mean over the types that have two batches.",
+        group="benchmark",
+        label="kBET",
+        needs_labels=True,
+    ),
+    Metric(
+        "bras",
+        "max",
+        "Batch removal adapted silhouette of scib-metrics: 1 minus the absolute silhouette width of the batches inside "
+        "a type, mean over types. 1 if batches are at no greater distance than the cells of one batch.",
+        group="benchmark",
+        label="BRAS",
+        needs_labels=True,
+    ),
+    Metric(
+        "graph_connectivity",
+        "max",
+        "Graph connectivity of scib-metrics: share of the cells of a type that are connected through neighbors of the "
+        "same type (15 for each cell), mean over types. 1 if no type falls into parts.",
+        group="benchmark",
+        label="graph connectivity",
+        needs_labels=True,
+    ),
+    Metric(
         "seed_agreement",
         "max",
         "Adjusted Rand index between the categories of a run and those of the other seeds with the same settings, "
