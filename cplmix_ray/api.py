@@ -4,7 +4,7 @@ import contextlib
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,19 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from cplmix_ray.analysis.differential_expression import Comparison, differential_expression
+from cplmix_ray.analysis.expression import batch_of, cells_at, expected_expression, genes_of
 from cplmix_ray.checkpoints.checkpoint import write_only_checkpoint
 from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.config import load_preset
-from cplmix_ray.config.by_name import OF_SETUP, with_settings
+from cplmix_ray.config.by_name import with_settings
 from cplmix_ray.config.python_names import in_python
+from cplmix_ray.data.anndata_setup import AnnDataSetup
 from cplmix_ray.data.covariates import batches_of
 from cplmix_ray.data.io.h5ad import source_from_anndata
 from cplmix_ray.data.io.h5ad_backed import closed_for_others
 from cplmix_ray.data.source import Source
+from cplmix_ray.data.training_set import PreparedCells
 from cplmix_ray.data.validation.anndata_type import described, require_anndata
 from cplmix_ray.evaluation.trained_model import TrainedModel, newest_checkpoint
 from cplmix_ray.metrics.batch_mixing import batch_table
@@ -33,8 +37,6 @@ from cplmix_ray.utils.durable import unwritten
 from cplmix_ray.utils.errors import ArgumentTypeError, CplMixWarning, InputError, TrainingError
 from cplmix_ray.utils.output_lock import lock_folder
 from cplmix_ray.utils.progress import Display, shown_check
-
-_SETUP = "_cplmix_ray_setup"
 
 
 @contextlib.contextmanager
@@ -114,37 +116,38 @@ class CplMixVAE:
     @staticmethod
     @_errors_in_python()
     def setup_anndata(
-        adata: anndata.AnnData, layer: str | None = None, labels_key: str | None = None, **unknown: Any
+        adata: anndata.AnnData,
+        layer: str | None = None,
+        labels_key: str | None = None,
+        batch_key: str | None = None,
+        categorical_covariate_keys: Sequence[str] = (),
+        continuous_covariate_keys: Sequence[str] = (),
+        **unknown: Any,
     ) -> None:
-        """Select the matrix with the expression values and the column with known types, which is used for scores only.
+        """Select the matrix with the expression values, and columns of obs.
 
         The choice is stored in ``uns``. A view in memory becomes an object of its own.
 
         Args:
             layer: name of a layer, or "raw" for ``adata.raw`` with its own genes; None selects X.
-            labels_key: name of a column of obs.
+            labels_key: known types, which are used for scores only.
+            batch_key: batch (sample, donor, technology, condition) whose effect is removed from categories and states.
+            categorical_covariate_keys: further groups of cells that the decoder receives.
+            continuous_covariate_keys: numbers that the decoder receives, such as a percentage of mitochondrial genes.
 
         Raises:
-            InputError: there is no such layer or column, or another argument is given.
+            InputError: there is no such layer or column, a column cannot be used as what it is given for, or another
+                argument is given.
         """
-        for name in unknown:
-            raise ArgumentTypeError(
-                f"setup_anndata has no argument '{name}'; besides adata it takes {' and '.join(OF_SETUP)}."
-            )
-        require_anndata(adata)
-        for name, value in (("layer", layer), ("labels_key", labels_key)):
-            if not isinstance(value, str | None):
-                raise ArgumentTypeError(f"{name} must be a name or None, not {described(value)}.")
-        if adata.is_view and adata.isbacked:
-            raise InputError(
-                "adata is a view of a backed object, in which the setup cannot be stored; take its cells into memory "
-                "with adata = adata.to_memory(), or write them to a file of their own with "
-                "adata = adata.copy('part.h5ad')."
-            )
-        source_from_anndata(adata, layer, labels_key)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", anndata.ImplicitModificationWarning)
-            adata.uns[_SETUP] = {"layer": layer or "", "labels_key": labels_key or ""}
+        AnnDataSetup.checked(
+            adata,
+            layer=layer,
+            labels_key=labels_key,
+            batch_key=batch_key,
+            categorical_covariate_keys=categorical_covariate_keys,
+            continuous_covariate_keys=continuous_covariate_keys,
+            **unknown,
+        ).keep_in(adata)
 
     @_errors_in_python()
     def train(self, max_steps: int | None = None, progress: bool = True, **settings: Any) -> dict[str, Any]:
@@ -162,12 +165,18 @@ class CplMixVAE:
             raise ArgumentTypeError(f"progress must be True or False, not {described(progress)}.")
         if max_steps is not None:
             settings["max_steps"] = max_steps
-        layer, labels_key = self._layer(), self.adata.uns.get(_SETUP, {}).get("labels_key") or None
-        config = with_settings(self._given, settings)
-        chosen = {"data": "adata", "layer": layer, "labels_key": labels_key}
-        config = config.with_settings(input=chosen)
+        setup = self._setup()
+        config = with_settings(self._given, settings).with_settings(
+            input={
+                "data": "adata",
+                "layer": setup.layer,
+                "labels_key": setup.labels_key,
+                "batch_key": setup.batch_key,
+                "covariates": setup.covariates,
+            }
+        )
         display = _Notes(lines_on_stderr=True)
-        source = source_from_anndata(self.adata, layer, labels_key, state_key=config.input.state_key)
+        source = source_from_anndata(self.adata, setup.layer, setup.labels_key, state_key=config.input.state_key)
         with closed_for_others(self.adata), tempfile.TemporaryDirectory() as scratch:
             if progress:
                 source.matrix.scan(shown_check(lines_on_stderr=True))
@@ -224,6 +233,78 @@ class CplMixVAE:
         if "loadings" not in tables:
             raise InputError("This model has no loadings of the state; train it with --decoder linear.")
         return tables["loadings"]
+
+    @_errors_in_python()
+    def get_normalized_expression(
+        self,
+        adata: anndata.AnnData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        transform_batch: str | Sequence[str] | None = None,
+        gene_list: Sequence[str] | None = None,
+        transform_covariates: Mapping[str, Any] | None = None,
+        return_numpy: bool = False,
+    ) -> pd.DataFrame | np.ndarray:
+        """Expected expression of cells given their categories and states, cells x genes.
+
+        The unit is that of the prepared cells: log-expression, or for count likelihoods the counts of a cell with the
+        median library size of the training cells. The noise of a cell is not part of it: with the linear decoder,
+        the change from one batch to another is exactly the effect of the batch in the cell's category.
+
+        >>> as_stimulated = model.get_normalized_expression(control_cells, transform_batch="stim")
+
+        Args:
+            indices: positions of the cells, or a mask; default: all cells.
+            transform_batch: decode the cells as if they were of this batch; of several, the mean over them.
+            gene_list: names of genes; default: all that the model was trained on.
+            transform_covariates: values in place of the cells' own of any covariates, ``{"condition": "stim"}``.
+            return_numpy: return an array and not a DataFrame.
+
+        Raises:
+            InputError: a batch, covariate, gene or cell is unknown.
+        """
+        cells = self.adata if adata is None else adata
+        require_anndata(cells)
+        as_if = dict(transform_covariates or {})
+        if transform_batch is not None:
+            as_if[batch_of(self._require_trained())] = transform_batch
+        model, source, prepared = self._prepared(cells if indices is None else cells_at(cells, indices))
+        genes, names = genes_of(model, gene_list)
+        x_ng = expected_expression(model, prepared, as_if, genes)
+        return x_ng if return_numpy else pd.DataFrame(x_ng, index=source.adata.obs_names, columns=names)
+
+    @_errors_in_python()
+    def differential_expression(
+        self,
+        groupby: str,
+        group1: str,
+        group2: str,
+        adata: anndata.AnnData | None = None,
+        within: str | None = None,
+        sample_key: str | None = None,
+    ) -> pd.DataFrame:
+        """Compare two groups of cells (conditions) inside each category by the Wilcoxon rank-sum test.
+
+        >>> table = model.differential_expression("condition", "stim", "ctrl", sample_key="donor")
+
+        Args:
+            groupby: column of obs; it need not be a covariate of the model.
+            group1, group2: values of it; fold changes are those from group2 to group1.
+            within: column of obs whose values are used in place of the inferred categories.
+            sample_key: column of obs with the biological sample (donor) of each cell. Samples are then compared too:
+                a test of cells takes differences between donors for effects of the condition.
+
+        Returns:
+            A row for each category and gene of the matrix, the smallest p-values first; the columns are those of
+            :func:`cplmix_ray.analysis.differential_expression.differential_expression`.
+
+        Raises:
+            InputError: a column or group does not exist, or no category has enough cells of both groups.
+        """
+        model, source, _ = self._prepared(adata)
+        table, notes = differential_expression(model, source, Comparison(groupby, group1, group2, within, sample_key))
+        for note in notes:
+            _Notes().say(note)
+        return table
 
     @_errors_in_python()
     def save(self, path: str | Path, overwrite: bool = False) -> None:
@@ -294,21 +375,28 @@ class CplMixVAE:
         return batch_table(category_n, batch_n)
 
     def _source(self, adata: anndata.AnnData) -> Source:
-        return source_from_anndata(adata, self._layer())
+        return source_from_anndata(adata, self._setup().layer)
 
-    def _layer(self) -> str | None:
-        """Layer that was given to ``setup_anndata``; without a setup, the layer that the model was trained on."""
-        setup = self.adata.uns.get(_SETUP)
-        return self.config.input.layer if setup is None else setup["layer"] or None
+    def _setup(self) -> AnnDataSetup:
+        """What was given to ``setup_anndata``; without a setup, what the model was trained with, except for labels."""
+        trained = self.config.input
+        return AnnDataSetup.of(self.adata) or AnnDataSetup(
+            trained.layer, batch_key=trained.batch_key, categorical_covariate_keys=trained.covariates
+        )
 
-    def _infer(self, output: str, adata: anndata.AnnData | None) -> tuple[np.ndarray, pd.Index]:
+    def _prepared(self, adata: anndata.AnnData | None) -> tuple[TrainedModel, Source, PreparedCells]:
+        """The trained model, and cells prepared for it; what the user should know of them is said."""
         model, cells = self._require_trained(), self.adata if adata is None else adata
         require_anndata(cells)
         source = self._source(cells)
         prepared = model.prepare(source)
         for note in model.notes(source):
             _Notes().say(note)
-        return model.infer(prepared, [output])[output], cells.obs_names
+        return model, source, prepared
+
+    def _infer(self, output: str, adata: anndata.AnnData | None) -> tuple[np.ndarray, pd.Index]:
+        model, source, prepared = self._prepared(adata)
+        return model.infer(prepared, [output])[output], source.adata.obs_names
 
     def _require_trained(self) -> TrainedModel:
         if self._trained is None:

@@ -158,9 +158,9 @@ def test_arguments_are_checked_when_they_are_given(adata):
         CplMixVAE.setup_anndata(adata, layer=["counts"])
     with pytest.raises(TypeError, match=naming("labels_key", "int")):
         CplMixVAE.setup_anndata(adata, labels_key=3)
-    with pytest.raises(TypeError, match=naming("batch_key", "layer", "labels_key")):
-        CplMixVAE.setup_anndata(adata, batch_key="donor")
-    with pytest.raises(TypeError, match=naming("batch_key", "batch_size")):
+    with pytest.raises(TypeError, match=naming("size_factor_key", "layer", "labels_key", "batch_key")):
+        CplMixVAE.setup_anndata(adata, size_factor_key="size")
+    with pytest.raises(TypeError, match=naming("batch_key", "setup_anndata")):
         CplMixVAE(adata, batch_key="donor")
     with pytest.raises(TypeError, match=naming("layer", "setup_anndata")):
         CplMixVAE(adata, layer="counts")

@@ -19,13 +19,14 @@ LEVELS = [
     {"models"},
     {"checkpoints"},
     {"evaluation"},
+    {"analysis"},
     {"training"},
     {"distributed"},
     {"runs"},
     {"tuning"},
     {"benchmarks"},
     {"api", "cli"},
-    {"train", "tune", "evaluate", "predict", "augment", "simulate", "bench"},
+    {"train", "tune", "evaluate", "predict", "de", "augment", "simulate", "bench"},
 ]
 LEVEL_OF = {folder: level for level, folders in enumerate(LEVELS) for folder in folders}
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "tune": "search over the number of arms, the coupling, the number of categories and other settings",
     "evaluate": "score a trained model",
     "predict": "annotate cells with a trained model",
+    "de": "find the genes that differ between two conditions inside each category",
     "augment": "learn an augmentation of cells, for train --copies learned",
     "simulate": "simulate cells with known types and states",
     "bench": "compare methods and settings, measure speed",

@@ -10,8 +10,15 @@ from cplmix_ray.config.run import RunConfig
 from cplmix_ray.utils.errors import ArgumentTypeError
 
 _OF_FILES = ("data", "metadata", "subset", "backed", "family")
-OF_SETUP = ("layer", "labels_key")
-"""Settings of the commands that the object itself, or its setup, takes the place of."""
+_OF_SETUP = {
+    "layer": "layer",
+    "labels_key": "labels_key",
+    "batch_key": "batch_key",
+    "covariates": "categorical_covariate_keys or continuous_covariate_keys",
+    "categorical_covariate_keys": "categorical_covariate_keys",
+    "continuous_covariate_keys": "continuous_covariate_keys",
+}
+"""Settings of the commands that the object itself takes the place of, and those of its setup -> arguments of that."""
 _IN_OTHER_PACKAGES = {
     "accelerator": "device",
     "dropout_rate": "input_dropout",
@@ -32,11 +39,11 @@ def with_settings(base: RunConfig, settings: dict[str, Any]) -> RunConfig:
     tree = base.model_dump()
     section_of = {name: section for section, part in tree.items() if isinstance(part, dict) for name in part}
     top = {*tree} - {*section_of.values()}
-    known = (top | {*section_of}) - {*_OF_FILES, *OF_SETUP}
+    known = (top | {*section_of}) - {*_OF_FILES, *_OF_SETUP}
     for name, given in settings.items():
         value = given.tolist() if isinstance(given, np.generic | np.ndarray) else given
-        if name in OF_SETUP:
-            raise ArgumentTypeError(f"{name} is an argument of CplMixVAE.setup_anndata; give it there.")
+        if name in _OF_SETUP:
+            raise ArgumentTypeError(f"{name} is no setting; give {_OF_SETUP[name]} to CplMixVAE.setup_anndata.")
         if name not in known:
             meant = _IN_OTHER_PACKAGES.get(name)
             near = [meant] if meant else difflib.get_close_matches(name, known, 3) or sorted(known)

@@ -10,6 +10,8 @@ _OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]*(?:\.[a-z-]+)?)(?:[ =]('[^']*'|[
 _OF_COMMANDS = re.compile(r"[;,] [^;,.]*--(?:resume|help)\b[^;.]*")
 """Clauses about options that Python has no counterpart of."""
 _REPHRASED = {
+    "--batch-key or in --covariates": "batch_key= or in categorical_covariate_keys= to setup_anndata",
+    "--covariates ": "covariate ",
     "--backed no": "adata.to_memory()",
     "--backed yes": "anndata.read_h5ad(..., backed='r')",
     "--out": "path=",

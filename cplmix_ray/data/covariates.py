@@ -135,6 +135,36 @@ def fit_covariates(
     return tuple(found), tuple(notes)
 
 
+def check_covariates(
+    obs: pd.DataFrame, batch_key: str | None, categorical: Sequence[str], continuous: Sequence[str], name: str
+) -> None:
+    """Check columns whose kind the user has named, as arguments of ``setup_anndata``.
+
+    Raises:
+        InputError: :func:`fit_covariates` would refuse one, or take it for one of the other kind.
+    """
+    if batch_key is not None:
+        _categorical(batch_key, _column(obs, batch_key, "batch_key=", name), "batch_key=", name)
+    for key in categorical:
+        option = "categorical_covariate_keys="
+        column = _column(obs, key, option, name)
+        if _holds_numbers(column):
+            raise InputError(
+                f"Column '{key}' of {name} holds numbers; give it in continuous_covariate_keys=, or make it "
+                f"categorical with adata.obs['{key}'] = adata.obs['{key}'].astype(str).astype('category')."
+            )
+        _categorical(key, column, option, name)
+    for key in continuous:
+        option = "continuous_covariate_keys="
+        column = _column(obs, key, option, name)
+        if not _holds_numbers(column):
+            raise InputError(
+                f"Column '{key}' of {name} holds no numbers but values of the type {column.dtype}; give it in "
+                f"categorical_covariate_keys=, or convert it with adata.obs['{key}'].astype(float)."
+            )
+        _continuous(key, column)
+
+
 def encode_covariates(
     obs: pd.DataFrame, covariates: Sequence[Covariate], name: str
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:

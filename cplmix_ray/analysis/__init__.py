@@ -1,0 +1,1 @@
+"""Tables from trained models: expected expression, counterfactuals, differential expression."""
