@@ -83,7 +83,11 @@ def cluster_by_mixtures(
         counts_ng = source.matrix.choose(at).take(train_idx).block()
     shares = halves_of_cells(log_ng, counts_ng, n_arms if n_arms > 1 else 0, seed)
     found = mixture_categories(
-        [scaled_components(each_ng, design_nv, seed) for each_ng in (log_ng, *shares)], n_categories, start, seed
+        [scaled_components(each_ng, design_nv, seed) for each_ng in (log_ng, *shares)],
+        n_categories,
+        start,
+        seed,
+        design_nv,
     )
     return InitialClustering(found.points_np, found.votes_nm)
 

@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from cplmix_ray.clustering.split_merge import split_and_merge
 from cplmix_ray.clustering.student_mixture import Mixture, fit_mixture
+from cplmix_ray.data.neighbors.covariate_effects import without_effects_in_categories
 
 Start = Literal["kmeans", "random"]
 
@@ -46,28 +47,43 @@ class Categories:
     votes_nm: np.ndarray
 
 
-def mixture_categories(views: Sequence[np.ndarray], n_categories: int, start: Start, seed: int) -> Categories:
+def mixture_categories(
+    views: Sequence[np.ndarray], n_categories: int, start: Start, seed: int, design_nv: np.ndarray | None = None
+) -> Categories:
     """Fit mixtures of K categories to the cells and to their shares.
 
     Args:
         views: principal components of whole cells, then of every share, each (n, p).
         start: k-means, or the nearest of K cells drawn at random.
+        design_nv: columns of the covariates of the cells, whose effects within the categories of whole cells are
+            removed from all views; None without covariates.
     """
     n, n_components = len(views[0]), min(max(_FEWEST_AXES, n_categories), _MOST_AXES)
     shrinkage = np.inf if n_categories > _COMMON_ABOVE else _SHRINKAGE
     n_fit = max(_FIT, _FIT_PER_CATEGORY * n_categories)
     fit = np.arange(n) if n <= n_fit else np.sort(np.random.default_rng([seed, 0x317]).choice(n, n_fit, False))
-    mixtures, votes = [], []
+    design_nv = np.zeros((n, 0)) if design_nv is None else design_nv
+    correct = design_nv.shape[1] > 0
+    whole_nk, whole_np, votes = np.zeros((n, n_categories)), views[0], []
     for number, view_np in enumerate(views):
         points_np = _standardised(view_np[:, :n_components])
+        if number and correct:
+            points_np = _standardised(without_effects_in_categories(points_np, design_nv, whole_nk))
         n_starts = max(_STARTS, _CATEGORIES_FITTED // n_categories) // (2 if number else 1)
         seeds = [int(s) for s in np.random.SeedSequence([seed, number]).generate_state(n_starts)]
         starts = [_start(points_np[fit], n_categories, start, seed_of_run) for seed_of_run in seeds]
-        mixtures.append(_best_mixture(points_np[fit], starts, shrinkage))
-        votes.append(mixtures[-1].posterior(points_np).argmax(axis=1))
+        mixture = _best_mixture(points_np[fit], starts, shrinkage)
+        if not number and correct:
+            whole_nk = mixture.posterior(points_np)
+            points_np = _standardised(without_effects_in_categories(points_np, design_nv, whole_nk))
+            mixture = _best_mixture(points_np[fit], [whole_nk[fit]], shrinkage)
+        posterior_nk = mixture.posterior(points_np)
+        votes.append(posterior_nk.argmax(axis=1))
+        if not number:
+            whole_nk, whole_np = posterior_nk, _whitened(points_np, mixture)
     whole_n, *shares = votes
     votes_nm = np.stack([whole_n, *(_renumbered(share_n, whole_n, n_categories) for share_n in shares)], axis=1)
-    return Categories(_whitened(_standardised(views[0][:, :n_components]), mixtures[0]), votes_nm)
+    return Categories(whole_np, votes_nm)
 
 
 def _best_mixture(points_np: np.ndarray, starts: Sequence[np.ndarray], shrinkage: float) -> Mixture:

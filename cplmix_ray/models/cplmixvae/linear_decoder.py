@@ -1,7 +1,8 @@
 """A decoder in which every category has a mean and loadings of the state: x = mu_c + W_c s + noise, s ~ N(0, I).
 
 With covariates v (batch, condition), whose mean over cells is 0, mu_c + (B + B_c) v takes the place of mu_c: effects B
-that all categories share, and effects B_c of a category.
+that all categories share, and effects B_c of a category. The latter are fitted by ridge regression (:meth:`fit`) and do
+not change in training, which would fit those of few cells to their noise.
 
 Given its category, a cell is Gaussian with the covariance W_c W_c' + psi I, as in mixtures of probabilistic principal
 component analysers (Tipping and Bishop 1999). The posterior of the state has a closed form, so that it needs no encoder
@@ -39,7 +40,7 @@ _SMALLEST_NOISE = 1e-3
 that occur several times, or not more genes than axes. Training then starts from the variance of all cells."""
 
 
-_SHRINKAGE = 10.0
+_SHRINKAGE = 50.0
 """Cells with whose weight fitted effects of covariates are shrunk: those of a category to those of all, these to 0."""
 
 
@@ -52,12 +53,15 @@ class LinearDecoder(nn.Module):
         n_covariates: number v of columns of the covariates.
 
     Attributes:
-        weight: of [c, c (x) s, v, c (x) v, 1], (s, g, K + K d + v + K v + 1).
+        weight: of [c, c (x) s, v, 1], (s, g, K + K d + v + 1).
+        own_effects: of c (x) v, (s, g, K v); zeros before :meth:`fit`.
         centre, log_spread: location and log-scale of the state in each category before it is standardised, (s, K d).
             Which part of the expression belongs to mu_c, and the lengths of W_c and s, are determined by the prior of
             s alone, and would be learned slowly through the weights of the genes.
         log_noise: log of the noise variance psi of a gene, (s, 1).
     """
+
+    own_effects: Tensor
 
     def __init__(
         self,
@@ -71,12 +75,14 @@ class LinearDecoder(nn.Module):
         super().__init__()
         self.n_categories, self.state_dim, self.beta = n_categories, state_dim, max(beta, _SMALLEST_BETA)
         self.n_covariates = n_covariates
-        widths = n_categories, n_categories * state_dim, n_covariates, n_categories * n_covariates, 1
+        widths = n_categories, n_categories * state_dim, n_covariates
         ends = list(accumulate(widths))
-        self._means, self._loadings, self._common, self._own = (
-            slice(end - width, end) for width, end in zip(widths[:-1], ends[:-1], strict=True)
+        self._means, self._loadings, self._common = (
+            slice(end - width, end) for width, end in zip(widths, ends, strict=True)
         )
-        self.weight = nn.Parameter(torch.zeros(n_sets, n_genes, ends[-1]))
+        self.weight = nn.Parameter(torch.zeros(n_sets, n_genes, ends[-1] + 1))
+        if n_covariates:
+            self.register_buffer("own_effects", torch.zeros(n_sets, n_genes, n_categories * n_covariates))
         self.centre = nn.Parameter(torch.zeros(n_sets, n_categories * state_dim))
         self.log_spread = nn.Parameter(torch.zeros(n_sets, n_categories * state_dim))
         self.log_noise = nn.Parameter(torch.zeros(n_sets, 1))
@@ -127,7 +133,8 @@ class LinearDecoder(nn.Module):
         weight_gw[:, -1] = grand_g
         weight_gw[:, self._means] = torch.where(cells_k > 0, (mean_kg - grand_g).t() / _SCALE_MEANS, 0.0)
         weight_gw[:, self._common] = common_vg.t() / _SCALE_EFFECTS
-        weight_gw[:, self._own] = own_kvg.flatten(0, 1).t() / _SCALE_EFFECTS
+        if self.n_covariates:
+            self.own_effects[arm_set] = own_kvg.flatten(0, 1).t() / _SCALE_EFFECTS
         loadings_kdg = lengths_kd.unsqueeze(-1) * axes_kdg / _SCALE_LOADINGS
         fitted_w = fitted_k.repeat_interleave(self.state_dim)
         weight_gw[:, self._loadings][:, fitted_w] = loadings_kdg[fitted_k].flatten(0, 1).t()
@@ -193,13 +200,17 @@ class LinearDecoder(nn.Module):
         weight_wg = of_arm(weight_sgw, arm).t()
         w_kdg = (_SCALE_LOADINGS * weight_wg[self._loadings]).unflatten(0, (self.n_categories, self.state_dim))
         centre_kd, spread_kd = (of_arm(each, arm).unflatten(0, w_kdg.shape[:2]) for each in (centre_sw, spread_sw))
-        mu_kg = _SCALE_MEANS * weight_wg[self._means] + weight_wg[-1] + torch.einsum("kd,kdg->kg", centre_kd, w_kdg)
+        mu_kg = (
+            _SCALE_MEANS * weight_wg[self._means]
+            + weight_wg[self._common.stop]
+            + torch.einsum("kd,kdg->kg", centre_kd, w_kdg)
+        )
         return mu_kg, spread_kd.unsqueeze(-1) * w_kdg
 
     def effects(self, arm: int) -> Tensor:
         """Effects B + B_c of the covariates on the genes in each category, (K, v, g), for an arm."""
         weight_wg = of_arm(self.weight, arm).t()
-        own_kvg = weight_wg[self._own].unflatten(0, (self.n_categories, self.n_covariates))
+        own_kvg = of_arm(self.own_effects, arm).t().unflatten(0, (self.n_categories, self.n_covariates))
         return _SCALE_EFFECTS * (weight_wg[self._common] + own_kvg)
 
     def _posterior_of(self, arm: int, x: Rows, c_nk: Tensor, v_nv: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -234,7 +245,7 @@ class LinearDecoder(nn.Module):
         """
         centre_sw, spread_sw = _SCALE * self.centre, torch.exp(_SCALE * self.log_spread)
         if self.training:
-            return self.weight, (centre_sw, spread_sw), torch.zeros_like(centre_sw)
+            return self._with_own_effects([self.weight]), (centre_sw, spread_sw), torch.zeros_like(centre_sw)
         shape = self.n_categories, self.state_dim
         w_skdg = self.weight[..., self._loadings].mT.unflatten(1, shape)
         mu_skg = _SCALE_MEANS * self.weight[..., self._means].mT
@@ -251,19 +262,24 @@ class LinearDecoder(nn.Module):
         parts = [mu_skg.mT / _SCALE_MEANS, w_skdg.flatten(1, 2).mT / _SCALE_LOADINGS]
         parts.append(self.weight[..., self._loadings.stop :])
         location = torch.zeros_like(centre_sw), torch.ones_like(spread_sw)
-        return torch.cat(parts, dim=-1), location, prior_skd.flatten(1)
+        return self._with_own_effects(parts), location, prior_skd.flatten(1)
+
+    def _with_own_effects(self, parts: list[Tensor]) -> Tensor:
+        parts = [*parts, self.own_effects] if self.n_covariates else parts
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def _inputs(self, s_and: Tensor, c_ank: Tensor, location: tuple[Tensor, Tensor], v_anv: Tensor | None) -> Tensor:
-        """[c, c (x) (centre + spread s), v, c (x) v, 1], (A, n, K + K d + v + K v + 1)."""
+        """[c, c (x) (centre + spread s), v, 1, c (x) v], (A, n, K + K d + v + 1 + K v)."""
         centre_s1kd, spread_s1kd = (
             each.unflatten(1, (self.n_categories, self.state_dim)).unsqueeze(1) for each in location
         )
         products = c_ank.unsqueeze(-1) * (centre_s1kd + spread_s1kd * s_and.unsqueeze(-2))
         parts = [_SCALE_MEANS * c_ank, _SCALE_LOADINGS * products.flatten(-2)]
-        if v_anv is not None:
-            by_category = (c_ank.unsqueeze(-1) * v_anv.unsqueeze(-2)).flatten(-2)
-            parts += [_SCALE_EFFECTS * v_anv, _SCALE_EFFECTS * by_category]
-        return append_ones(torch.cat(parts, dim=-1))
+        if v_anv is None:
+            return append_ones(torch.cat(parts, dim=-1))
+        by_category = (c_ank.unsqueeze(-1) * v_anv.unsqueeze(-2)).flatten(-2)
+        shared_anw = append_ones(torch.cat([*parts, _SCALE_EFFECTS * v_anv], dim=-1))
+        return torch.cat([shared_anw, _SCALE_EFFECTS * by_category], dim=-1)
 
 
 def _principal_components(x_ng: Tensor, n_components: int) -> tuple[Tensor, Tensor]:
