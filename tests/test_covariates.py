@@ -2,10 +2,12 @@
 
 import json
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 
+from cplmix_ray.cli.train_command import train
 from cplmix_ray.data.batch_columns import columns_like_batches
 from cplmix_ray.data.covariates import (
     UNKNOWN,
@@ -145,3 +147,30 @@ def test_columns_like_batches_are_found_by_name_and_values():
     found = dict(columns_like_batches(obs, ("donor_id",), slice(None)))
     assert set(found) == {"Batch", "orig.ident", "seqTech", "stim"}
     assert list(found["seqTech"].categories) == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        (["--batch-key", "type", "--labels-key", "type"], "known types must not enter the model"),
+        (["--covariates", "type", "--labels-key", "type"], "known types must not enter the model"),
+        (["--family", "vaegan", "--batch-key", "batch"], "augmenter has no use for covariates"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_sentence(tmp_path, line, word):
+    obs = pd.DataFrame({"batch": ["a", "b"] * 10, "type": ["x"] * 10 + ["y"] * 10}, index=[f"c{i}" for i in range(20)])
+    ad.AnnData(np.random.default_rng(0).poisson(3.0, (20, 8)).astype(np.float32), obs=obs).write_h5ad(
+        tmp_path / "c.h5ad"
+    )
+    given = [
+        "--data",
+        str(tmp_path / "c.h5ad"),
+        "--out",
+        str(tmp_path / "run"),
+        "--engine",
+        "local",
+        "--max-steps",
+        "1",
+    ]
+    with pytest.raises(InputError, match=word):
+        train([*given, "--n-categories", "2", *line] if "vaegan" not in line else [*given, *line])

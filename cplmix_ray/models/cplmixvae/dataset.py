@@ -73,6 +73,11 @@ def build_arm_dataset(source: "Source", config: CplMixVAEConfig, root: str | Pat
         augmenter.require_fit(fitted.preparation, source.name)
         build_augmenter(augmenter)  # workers do so too; here, weights that do not fit are found before they start
     given = config.input
+    if given.labels_key is not None and given.labels_key in (given.batch_key, *given.covariates):
+        raise InputError(
+            f"The column '{given.labels_key}' is given with --labels-key and as a covariate, and known types must not "
+            f"enter the model; leave out one of the two."
+        )
     covariates, found = fit_covariates(source.adata.obs, given.batch_key, given.covariates, train_idx, source.name)
     values, unknown = encode_covariates(source.adata.obs, covariates, source.name)
     fitted = replace(fitted, preparation=replace(fitted.preparation, covariates=covariates))

@@ -51,6 +51,8 @@ class VAEGANFamily(Family):
         from cplmix_ray.data.preprocessing.preparation import check_finite
         from cplmix_ray.data.splits import split_source
 
+        if config.input.batch_key is not None or config.input.covariates:
+            raise InputError("An augmenter has no use for covariates; leave out --batch-key and --covariates.")
         check_finite(source.matrix, source)
         fitted = fit_preparation(source, config.input)
         train_idx, val_idx = split_source(source, config.input.val_fraction, config.seed)
