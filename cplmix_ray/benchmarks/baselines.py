@@ -18,8 +18,14 @@ from cplmix_ray.data.source import Source
 from cplmix_ray.models.registry import build_dataset
 from cplmix_ray.utils.errors import InputError
 
-_NEEDS = {"leiden": "igraph", "harmony_leiden": "igraph", "scvi_kmeans": "scvi"}
-_REMEDY = {"igraph": "pip install 'cplmix_ray[bench]'", "scvi": "pip install scvi-tools"}
+_NEEDS = {
+    "leiden": ("igraph",),
+    "harmony_leiden": ("harmonypy", "igraph"),
+    "harmony_kmeans": ("harmonypy",),
+    "scvi_kmeans": ("scvi",),
+}
+_EXTRA = "pip install 'cplmix_ray[bench]'"
+_REMEDY = {"igraph": _EXTRA, "harmonypy": _EXTRA, "scvi": "pip install scvi-tools"}
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,9 @@ def require_method(method: str) -> None:
     Raises:
         InputError: one is missing.
     """
-    needed = _NEEDS.get(method)
-    if needed is not None and importlib.util.find_spec(needed) is None:
-        raise InputError(f"The method {method} needs {needed}; install it with: {_REMEDY[needed]}.")
+    for needed in _NEEDS.get(method, ()):
+        if importlib.util.find_spec(needed) is None:
+            raise InputError(f"The method {method} needs {needed}; install it with: {_REMEDY[needed]}.")
 
 
 def find_clusters(method: str, source: Source, k: int, config: RunConfig, settings: Baseline) -> Clustering:
