@@ -469,7 +469,7 @@ def test_workers_get_the_augmenter_with_the_cells_and_none_where_no_copy_is_lear
 OPTIONS = """
     --config --out --resume --family --seed
     --data --metadata --subset --backed --layer --labels-key --state-key --genes --normalise --target-sum
-    --hvg --val-fraction
+    --hvg --val-fraction --batch-key --covariates
     --latent-dim --noise-dim --hidden --keep-zeros --discriminator-hidden
     --alpha --gamma --triplet --fidelity --smoothness
     --max-steps --epochs --batch-size --lr --lr-schedule --lr-warmup --clip --discriminator-lr

@@ -7,12 +7,14 @@ every column has mean 0, so that a cell whose covariates are all 0 is an average
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from cplmix_ray.utils.errors import InputError
+
+if TYPE_CHECKING:  # workers know this file and have no use for tables
+    import pandas as pd
 
 UNKNOWN = -1
 """Code of a level that did not occur in training."""
@@ -55,8 +57,10 @@ class Covariate:
             raise ValueError(f"the covariate '{made.name}' is none that could have been made")
         return made
 
-    def encoded(self, column: pd.Series) -> np.ndarray:
+    def encoded(self, column: "pd.Series") -> np.ndarray:
         """Codes of the levels (n,) int64, UNKNOWN for others; or standardised numbers (n,) float32."""
+        import pandas as pd
+
         if self.levels:
             named_n = level_names(column)
             return pd.Index(self.levels).get_indexer(named_n.categories)[named_n.codes].astype(np.int64)
@@ -71,18 +75,20 @@ class Covariate:
         return out_nv
 
 
-def level_names(column: pd.Series) -> pd.Categorical:
+def level_names(column: "pd.Series") -> "pd.Categorical":
     """Values of a column as strings, which are the levels of a categorical covariate; only those that occur.
 
     Whole numbers have the same name whether they are stored as integers or as floats.
     """
+    import pandas as pd
+
     code_n, values = pd.factorize(column, use_na_sentinel=False)
     floats = pd.api.types.is_float_dtype(np.asarray(values))
     names = [str(int(value)) if floats and value == round(value) else str(value) for value in np.asarray(values)]
     return pd.Categorical(np.array(names, dtype=object)[code_n])
 
 
-def batches_of(obs: pd.DataFrame, batch_key: str | None) -> pd.Categorical | None:
+def batches_of(obs: "pd.DataFrame", batch_key: str | None) -> "pd.Categorical | None":
     """Batch of each cell; None without a key, without such a column, or if there is only one batch."""
     if batch_key is None or batch_key not in obs:
         return None
@@ -107,7 +113,7 @@ def design_matrix(
 
 
 def fit_covariates(
-    obs: pd.DataFrame, batch_key: str | None, others: Sequence[str], train_idx: np.ndarray, name: str
+    obs: "pd.DataFrame", batch_key: str | None, others: Sequence[str], train_idx: np.ndarray, name: str
 ) -> tuple[tuple[Covariate, ...], tuple[str, ...]]:
     """Choose the encoding of covariates, the batch first, and say in notes what was found.
 
@@ -136,7 +142,7 @@ def fit_covariates(
 
 
 def check_covariates(
-    obs: pd.DataFrame, batch_key: str | None, categorical: Sequence[str], continuous: Sequence[str], name: str
+    obs: "pd.DataFrame", batch_key: str | None, categorical: Sequence[str], continuous: Sequence[str], name: str
 ) -> None:
     """Check columns whose kind the user has named, as arguments of ``setup_anndata``.
 
@@ -166,7 +172,7 @@ def check_covariates(
 
 
 def encode_covariates(
-    obs: pd.DataFrame, covariates: Sequence[Covariate], name: str
+    obs: "pd.DataFrame", covariates: Sequence[Covariate], name: str
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Encode the covariates of any cells: a column that is missing, and levels that did not occur in training, count
     as unknown, and a note says so.
@@ -202,7 +208,7 @@ def encode_covariates(
     return values, tuple(notes)
 
 
-def _column(obs: pd.DataFrame, key: str, option: str, name: str) -> pd.Series:
+def _column(obs: "pd.DataFrame", key: str, option: str, name: str) -> "pd.Series":
     if key not in obs:
         has = ", ".join(map(str, obs.columns[:20])) or "none"
         raise InputError(f"{name} has no column '{key}' in obs for {option}; it has {has}.")
@@ -221,11 +227,15 @@ def _column(obs: pd.DataFrame, key: str, option: str, name: str) -> pd.Series:
     return column
 
 
-def _holds_numbers(column: pd.Series) -> bool:
+def _holds_numbers(column: "pd.Series") -> bool:
+    import pandas as pd
+
     return pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
 
 
-def _categorical(key: str, column: pd.Series, option: str, name: str) -> Covariate | None:
+def _categorical(key: str, column: "pd.Series", option: str, name: str) -> Covariate | None:
+    import pandas as pd
+
     counts = pd.Series(level_names(column)).value_counts().sort_index()
     if len(counts) > max(2, len(column) // 2):
         raise InputError(
@@ -237,7 +247,7 @@ def _categorical(key: str, column: pd.Series, option: str, name: str) -> Covaria
     return Covariate(key, tuple(counts.index), tuple(float(share) for share in counts / counts.sum()))
 
 
-def _continuous(key: str, column: pd.Series) -> Covariate | None:
+def _continuous(key: str, column: "pd.Series") -> Covariate | None:
     numbers_n = column.to_numpy(float)
     mean, sd = float(numbers_n.mean()), float(numbers_n.std())
     return None if sd <= 1e-12 * max(1.0, abs(mean)) else Covariate(key, (), (), mean, sd)

@@ -40,8 +40,9 @@ _SMALLEST_NOISE = 1e-3
 that occur several times, or not more genes than axes. Training then starts from the variance of all cells."""
 
 
-_SHRINKAGE = 50.0
-"""Cells with whose weight fitted effects of covariates are shrunk: those of a category to those of all, these to 0."""
+_COMMON_SHRINKAGE, _OWN_SHRINKAGE = 1.0, 50.0
+"""Cells with whose weight fitted effects of covariates are shrunk: those of all categories to 0, and what a category
+adds to these."""
 
 
 class LinearDecoder(nn.Module):
@@ -152,9 +153,10 @@ class LinearDecoder(nn.Module):
         for category, x_ng, v_nv in cells:
             v_nv = v_nv - v_nv.mean(0)
             square_kvv[category], product_kvg[category] = v_nv.t() @ v_nv, v_nv.t() @ (x_ng - x_ng.mean(0))
-        ridge_vv = _SHRINKAGE * torch.zeros_like(square_kvv[0]).fill_diagonal_(1.0)
-        common_vg = torch.linalg.solve(square_kvv.sum(0) + ridge_vv, product_kvg.sum(0))
-        return common_vg, torch.linalg.solve(square_kvv + ridge_vv, product_kvg - square_kvv @ common_vg)
+        one_vv = torch.zeros_like(square_kvv[0]).fill_diagonal_(1.0)
+        common_vg = torch.linalg.solve(square_kvv.sum(0) + _COMMON_SHRINKAGE * one_vv, product_kvg.sum(0))
+        rest_kvg = product_kvg - square_kvv @ common_vg
+        return common_vg, torch.linalg.solve(square_kvv + _OWN_SHRINKAGE * one_vv, rest_kvg)
 
     def forward(self, s_and: Tensor, c_ank: Tensor, v_anv: Tensor | None = None) -> Tensor:
         """Expected cells, (A, n, g).
