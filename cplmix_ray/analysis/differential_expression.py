@@ -23,7 +23,7 @@ from cplmix_ray.evaluation.trained_model import TrainedModel
 from cplmix_ray.utils.errors import InputError
 
 FEWEST_CELLS = 10
-"""A category is tested if it has so many cells of both groups, and a sample counts in it with so many."""
+"""Fewest cells of each group with which a category is tested, and of a sample with which its sum is used."""
 _VALUES_AT_ONCE = 20_000_000
 _EXACT_UP_TO = 8
 """Samples in the smaller group up to which the distribution of the rank sum is exact. Ties, which are frequent at zero
@@ -121,7 +121,7 @@ def differential_expression(
 
 
 class _CellsToTest:
-    """Log-expression of all genes of a matrix, and what its pseudo-bulk is made of."""
+    """Tests on the log-expression of all genes of a matrix, by cell and by pseudo-bulk."""
 
     def __init__(self, source: Source, preparation: Preparation):
         self.genes = source.var_names
@@ -216,7 +216,7 @@ def _change_in_model(
 
 
 def _on_few_samples(samples: list[tuple[int, int]]) -> list[str]:
-    """A note if the smallest p-value that the exact test of so many samples can have is no evidence."""
+    """A note if there are too few samples for any p-value of the exact test to be below 0.05."""
     smallest, pair = min((2 / comb(n_1 + n_2, n_1) if n_1 and n_2 else 1.0, (n_1, n_2)) for n_1, n_2 in samples)
     if smallest <= 0.05:
         return []

@@ -2,7 +2,7 @@
 
 A categorical covariate is a column for each level that is 1 for the cells of that level, less the share of the level
 among the training cells; a continuous one is a column with mean 0 and standard deviation 1. Over the training cells
-every column has mean 0, so that a cell whose covariates are all 0 is an average one. Cells of unknown batches are.
+every column has mean 0, so that a cell whose columns are all 0 is an average cell. Cells of unknown batches get zeros.
 """
 
 from collections.abc import Mapping, Sequence

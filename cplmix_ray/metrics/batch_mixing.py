@@ -13,7 +13,7 @@ FOLDS = 5
 FEWEST = 2 * FOLDS
 """Batches with fewer cells (of a category, for the state) are left out of the predictions."""
 MOST_CELLS = 20_000
-"""Predictions are fitted on at most this many cells."""
+"""Largest number of cells from which the batch is predicted from category and state."""
 
 ONE_BATCH, NOT_ALL, CHANCE = 0.95, 0.8, 1e-3
 

@@ -26,7 +26,7 @@ def nearest_cells(points_np: np.ndarray, batch_n: np.ndarray | None, n_neighbors
 
 
 def nearest_across_batches(points_np: np.ndarray, batch_n: np.ndarray, n_neighbors: int) -> np.ndarray:
-    """Indices (n, n_neighbors) of neighbours of each point, about as many from each batch; some occur repeatedly.
+    """Neighbours of each point, balanced over batches: indices (n, n_neighbors), which may repeat.
 
     Neighbours in other batches are mutual. A point without any has neighbours of its own batch alone, and one that is
     alone in its batch is its own neighbour.
