@@ -679,8 +679,8 @@ def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 @pytest.mark.slow
 def test_the_train_command_trains_the_family_of_an_extension_packed_and_on_two_actors(data_file, tmp_path):
-    options = ["--family", NAME, "--data", str(data_file), "--batch-key", "batch", "--max-steps", "30", "--lr", "0.01"]
-    options += ["--batch-size", "32", "--log-every", "1", "--evaluate-every", "10", "--threads", "1"]
+    options = ["--family", NAME, "--data", str(data_file), "--model.batch-key", "batch", "--max-steps", "30"]
+    options += ["--lr", "0.01", "--batch-size", "32", "--log-every", "1", "--evaluate-every", "10", "--threads", "1"]
     widths = ["--rna.width", "16", "--protein.width", "4"]
     metrics, scalars, parts = [], [], []
     for engine in ("local", "ray"):
