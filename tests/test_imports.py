@@ -23,10 +23,10 @@ LEVELS = [
     {"training"},
     {"distributed"},
     {"runs"},
-    {"tuning"},
+    {"pruning", "tuning"},
     {"benchmarks"},
     {"api", "cli"},
-    {"train", "tune", "evaluate", "predict", "de", "augment", "simulate", "bench"},
+    {"train", "tune", "evaluate", "prune", "predict", "de", "augment", "simulate", "bench"},
 ]
 LEVEL_OF = {folder: level for level, folders in enumerate(LEVELS) for folder in folders}
 

@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "find cell types and states: train coupled autoencoders",
     "tune": "search over the number of arms, the coupling, the number of categories and other settings",
     "evaluate": "score a trained model",
+    "prune": "find the number of categories: remove those on which arms agree least",
     "predict": "annotate cells with a trained model",
     "de": "find the genes that differ between two conditions inside each category",
     "augment": "learn an augmentation of cells, for train --copies learned",

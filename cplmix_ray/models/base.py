@@ -22,6 +22,7 @@ from cplmix_ray.config.run import RunConfig
 from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.data.training_set import MAIN, PreparedCells, TrainingSet
 from cplmix_ray.nn.rows import Rows
+from cplmix_ray.utils.errors import InputError
 
 if TYPE_CHECKING:  # workers need no reader of files
     import anndata
@@ -329,6 +330,17 @@ class Family(ABC):
             model: holds all units.
             say: shows a message to the user.
         """
+
+    def without_categories(self, config: RunConfig, parts: Parts, removed: Collection[int]) -> tuple[RunConfig, Parts]:
+        """Settings and parts of a trained model without some of its categories, for training to continue.
+
+        Raises:
+            InputError: the model has no categories, or they cannot be removed.
+        """
+        raise InputError(
+            f"Models of the family {self.name} have no categories that could be removed; give a run of the family "
+            f"cplmixvae."
+        )
 
     def keep_inputs(self, folder: Path, data: TrainingSet) -> None:
         """Copy into the folder of a run what it needs to be resumed if the files it was given are gone."""

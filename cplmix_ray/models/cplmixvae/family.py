@@ -1,6 +1,6 @@
 """Coupled mixture VAEs as a model family (Marghi et al. 2021)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +11,7 @@ from cplmix_ray.config.files import load_config
 from cplmix_ray.config.run import RunConfig
 from cplmix_ray.data.preprocessing.preparation import Preparation
 from cplmix_ray.data.training_set import MAIN, Modality, PreparedCells, TrainingSet
-from cplmix_ray.models.base import Family, Model, Outcome, Output, Scores
+from cplmix_ray.models.base import Family, Model, Outcome, Output, Parts, Scores
 from cplmix_ray.models.cplmixvae.config import CplMixVAEConfig
 from cplmix_ray.models.registry import register_family
 from cplmix_ray.utils.errors import InputError
@@ -204,6 +204,11 @@ class CplMixVAEFamily(Family):
             f"At step {step}, the standard deviation of {floored:g} categories (over all arms) is below --sigma-floor, "
             f"because no cell uses them or all cells use them equally; the coupling uses --sigma-floor for them."
         )
+
+    def without_categories(self, config: RunConfig, parts: Parts, removed: Collection[int]) -> tuple[RunConfig, Parts]:
+        from cplmix_ray.models.cplmixvae.category_removal import without_categories
+
+        return without_categories(_own(config), parts, removed)
 
     def keep_inputs(self, folder: Path, data: TrainingSet) -> None:
         if data.tables.augmenter is not None:
