@@ -1,29 +1,43 @@
 """`cplmix prune` and `python -m cplmix_ray.prune`."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from cplmix_ray.cli.output_paths import output_folder
 from cplmix_ray.cli.parser import Flag, loading, parse_line
+from cplmix_ray.cli.score_line import score_line
+from cplmix_ray.config import Placement
 from cplmix_ray.utils.errors import InputError
 from cplmix_ray.utils.output_lock import lock_folder
 from cplmix_ray.utils.progress import Display, shown_check
 
+if TYPE_CHECKING:
+    from cplmix_ray.pruning.prune import Retrain
+    from cplmix_ray.pruning.stages import Row, Workbench
+
+_LR = 0.3
+"""Learning rate of the retraining, as a share of that of the run."""
+
 
 @dataclass(frozen=True)
 class Prune:
-    """Find the number of categories: start from a run with too many, and remove those on which its arms agree least.
+    """Find the number of categories: begin with too many, and remove those on which the arms agree least.
 
-    Train with two or three times as many categories as you expect, for example --n-categories 30 for 10 to 15 types,
-    then prune. Categories are removed step by step, each time with a short training of the rest, and the number is
-    chosen at the end: the most categories of which all reach --min-consensus. The consensus on a category is the share
-    of the cells to which at least one of two arms gives it that both give it to; 1 if they always agree.
+    Train a run with two or three times as many categories as you expect, then prune it:
+    python -m cplmix_ray.train --data cells.h5ad --n-categories 30 --out run
+    python -m cplmix_ray.prune run --out pruned
 
-    The folder that is written is that of a run with the chosen number: predict, evaluate and de take it. The whole
-    curve is in pruning.csv in it, the models of all other numbers in stages.
+    Categories are removed step by step, and the others trained for a moment each time. At the end the number is chosen
+    from the whole curve, without labels. The consensus on a category is measured between two arms: of the cells to
+    which at least one of them gives the category, the share to which both do. It is 1 if the arms always agree.
+
+    The folder that is written is that of a run with the chosen number of categories, so that predict, evaluate and de
+    take it. In it, pruning.csv has the curve, with labels also the scores, and stages/ the models of all numbers.
     """
 
     run: tyro.conf.Positional[str]
@@ -31,26 +45,33 @@ class Prune:
     out: str | None = None
     """Folder for all output; default: runs/prune-<data>-<time>."""
     resume: Flag = False
-    """Continue the pruning in --out. With another --rule or --min-consensus, only the choice is made again."""
+    """Continue the pruning in --out; what is done is not repeated. With another --rule, --min-consensus or
+    --min-categories, the number is chosen again."""
     rule: Literal["consensus", "knee"] = "consensus"
-    """consensus: the most categories of which all reach --min-consensus, or the knee if there are none. knee: the
-    number at which the curve of the smallest consensus bends."""
-    min_consensus: float = 0.9
-    """Consensus that all categories have to reach, from 0 to 1. Lower values keep more categories."""
+    """How the number is chosen. consensus: the most categories that all reach --min-consensus, or as with knee if there
+    are none. knee: where the curve of the smallest consensus bends."""
+    min_consensus: float = 0.95
+    """Consensus that every category has to reach, between 0 and 1. With a lower value more categories remain."""
     min_categories: int = 1
-    """Number of categories at which to stop."""
+    """Number of categories at which the removal ends."""
     at_once: int | None = None
     """Number of categories that are removed at a time; default: a tenth of those that are left, at least 1."""
-    retrain_steps: int = 50
+    retrain_steps: int = 100
     """Number of training steps after each removal."""
+    candidates: int = 1
+    """Try the removal of each of this many weak categories, and keep the model that reconstructs held-out cells
+    best."""
+    engine: Literal["local", "ray"] = "local"
+    """local: candidates are trained one after the other. ray: in parallel, each on a CPU core or GPU of this machine or
+    of the Ray cluster that RAY_ADDRESS or the run names, whose machines must share the folder of --out."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_consensus <= 1:
-            raise InputError(f"--min-consensus {self.min_consensus:g} is no share; give a number from 0 to 1.")
-        for option in ("min_categories", "at_once", "retrain_steps"):
-            value = getattr(self, option)
+            raise InputError(f"--min-consensus {self.min_consensus:g} is no share; give a number between 0 and 1.")
+        for name in ("min_categories", "at_once", "retrain_steps", "candidates"):
+            value = getattr(self, name)
             if value is not None and value < 1:
-                raise InputError(f"--{option.replace('_', '-')} {value} is too small; give 1 or more.")
+                raise InputError(f"--{name.replace('_', '-')} {value} is too small; give 1 or more.")
 
 
 def prune(args: list[str]) -> None:
@@ -58,44 +79,87 @@ def prune(args: list[str]) -> None:
     command = parse_line(Prune, args, "prune")
     with loading():
         from cplmix_ray.evaluation.trained_model import settings_of
-        from cplmix_ray.pruning.prune import checkpoint_of_run
+        from cplmix_ray.pruning.prune import run_to_prune
 
-    config = settings_of(checkpoint_of_run(command.run))
-    out = output_folder(command.out, command.resume, config.input.data, "prune-")
-    display = Display()
+    data = settings_of(run_to_prune(command.run)).input.data
+    out, display = output_folder(command.out, command.resume, data, "prune-"), Display("stage")
     with lock_folder(out, display.say):
-        _prune(command, out, display)
+        try:
+            _prune(command, out, display)
+        finally:
+            display.end()
 
 
 def _prune(command: Prune, out: Path, display: Display) -> None:
     with loading():
+        from cplmix_ray.checkpoints.run_folder import RunFolder
         from cplmix_ray.data.io.read import read_input
         from cplmix_ray.evaluation.trained_model import settings_of
-        from cplmix_ray.models.registry import build_dataset
+        from cplmix_ray.models.registry import build_dataset, family_of
         from cplmix_ray.pruning.choice import choose
         from cplmix_ray.pruning.measures import HeldOut
-        from cplmix_ray.pruning.prune import Pruning, checkpoint_of_run
-        from cplmix_ray.pruning.stages import Retraining, Row
+        from cplmix_ray.pruning.prune import Pruning, run_to_prune
+        from cplmix_ray.pruning.stages import Workbench
+        from cplmix_ray.runs.resume import with_kept_inputs
 
-    checkpoint = checkpoint_of_run(command.run)
-    config = settings_of(checkpoint)
-    pruning = Pruning(
-        out, command.min_categories, command.at_once, Retraining(command.retrain_steps, 0.3 * config.training.lr)
-    )
+    checkpoint = run_to_prune(command.run)
+    config = with_kept_inputs(RunFolder(command.run), settings_of(checkpoint))
+    pruning = Pruning(out, command.min_categories, command.at_once, command.candidates)
+    pruning.require_room(checkpoint, command.resume)
     source = read_input(config, shown_check())
     data = build_dataset(source, config)
     for note in data.notes:
         display.say(note)
     held_out = HeldOut.of(source, data.training, config.seed)
+    workbench = Workbench(data, held_out, command.retrain_steps, _LR * config.training.lr)
+    sizes = pruning.sizes(family_of(config).facts(config)["n_categories"])
+    done = 0
 
-    def ended(row: Row) -> None:
-        display.say(
-            f"{row['categories']} categories: smallest consensus {row['min_consensus']:.3f}, mean {row['mean_consensus']:.3f}"
-        )
+    def ended(row: "Row") -> None:
+        nonlocal done
+        display.say(_line(row))
+        display.advance(done, {})
+        done += 1
 
-    pruning.run(Path(command.run), data, held_out, display, ended)
+    display.begin(0, len(sizes) - 1)
+    pruning.begin(Path(command.run), workbench, ended)
+    done = 1
+    if len(sizes) > 1:
+        with _retraining(workbench, command.engine, config.placement) as retrain:
+            pruning.run(retrain, ended)
     curve = pruning.curve()
+    curve = curve[curve["categories"] >= command.min_categories]
     at, why = choose(curve["categories"].tolist(), curve["min_consensus"].tolist(), command.rule, command.min_consensus)
-    pruning.export(int(curve["categories"].iloc[at]), source)
+    result = pruning.export(int(curve["categories"].iloc[at]), source)
     display.say(f"{why[0].upper()}{why[1:]}.")
-    display.say(f"Results are in {out}: pruning.csv")
+    scores = score_line("All cells", result.metrics)
+    if scores:
+        display.say(scores)
+    display.say(f"Results are in {out}: result.h5ad, pruning.csv, categories.csv, metrics.json, checkpoints/, stages/.")
+
+
+@contextlib.contextmanager
+def _retraining(workbench: "Workbench", engine: str, placement: Placement) -> "Iterator[Retrain]":
+    """A function that trains the alternatives of a stage on the engine."""
+    from cplmix_ray.pruning.stages import Workbench
+
+    if engine == "local":
+        yield lambda jobs: [workbench.retrain(*job) for job in jobs]
+        return
+    from cplmix_ray.distributed.tasks import ray_tasks
+
+    with ray_tasks(workbench, placement) as run:
+        yield lambda jobs: run(Workbench.retrain, jobs)
+
+
+def _line(row: "Row") -> str:
+    """What a stage is shown by."""
+    figures = {
+        "smallest consensus": row["min_consensus"],
+        "mean": row["mean_consensus"],
+        "agreement of halves": row["agreement_of_halves"],
+        "ACC": row["acc"],
+        "ARI": row["ari"],
+    }
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
+    return f"{row['categories']} categories: {shown}"

@@ -4,7 +4,7 @@ YAML files nest the settings by section (``model: {n_arms: 4}``); the command li
 where it is unambiguous, or section and name (``--model.n-arms 4``).
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -32,7 +32,7 @@ class RunConfig(Section):
     placement: Placement = Placement()
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of all random numbers.")
 
-    def with_settings(self, **sections: dict[str, Any]) -> "RunConfig":
+    def with_settings(self, **sections: dict[str, Any]) -> Self:
         """A validated copy with some settings of some sections replaced.
 
         Raises:

@@ -6,10 +6,10 @@ import numpy as np
 
 
 def consensus_of_categories(assigned_an: np.ndarray, n_categories: int) -> np.ndarray:
-    """Share of the cells to which at least one of two arms gives a category that both give it to, mean over pairs, (K,).
+    """Of the cells to which at least one of two arms gives a category, the share to which both do, (K,).
 
-    It is the Jaccard index |both k| / |either k|, from the confusion matrix of the arms' most probable categories; 0
-    for a category without cells. Categories that the arms agree on least are pruned first in MMIDAS (Marghi et al.
+    It is the Jaccard index of the cells that either arm gives it to, |both| / |either|, the mean over pairs of arms,
+    and 0 for a category without cells. The categories on which arms agree least are pruned in MMIDAS (Marghi et al.
     2024).
 
     Args:
@@ -30,7 +30,7 @@ def confusion(first_n: np.ndarray, second_n: np.ndarray, n_categories: int) -> n
 
 def partners(assigned_an: np.ndarray, n_categories: int) -> np.ndarray:
     """For each category, the other one that arms confuse it with most often; -1 for one that they confuse with none."""
-    confused_kk = sum(confusion(*pair, n_categories) for pair in combinations(assigned_an, 2))
+    confused_kk = np.sum([confusion(*pair, n_categories) for pair in combinations(assigned_an, 2)], axis=0)
     confused_kk = confused_kk + confused_kk.T
     np.fill_diagonal(confused_kk, 0)
     return np.where(confused_kk.any(axis=1), confused_kk.argmax(axis=1), -1)

@@ -342,6 +342,14 @@ class Family(ABC):
             f"cplmixvae."
         )
 
+    def with_categories(self, data: TrainingSet, category_n: np.ndarray) -> TrainingSet:
+        """The data set with other initial categories of the cells, if it has any.
+
+        Args:
+            category_n: of all cells.
+        """
+        return data
+
     def keep_inputs(self, folder: Path, data: TrainingSet) -> None:
         """Copy into the folder of a run what it needs to be resumed if the files it was given are gone."""
         return

@@ -30,9 +30,9 @@ def choose(n_categories: Sequence[int], smallest: Sequence[float], rule: Rule, m
             knee: those at which the curve is farthest above the line between its ends.
     """
     if rule == "consensus":
-        for at, (n, least) in enumerate(zip(n_categories, smallest, strict=True)):
-            if least >= minimum and n > 1:
-                return at, f"{n} categories are the most with a consensus of at least {minimum:g} each"
+        for at, least in enumerate(smallest):
+            if least >= minimum:
+                return at, f"{n_categories[at]} categories are the most with a consensus of at least {minimum:g} each"
     at = knee(n_categories, smallest)
     why = "" if rule == "knee" else f", as in no stage all categories reach a consensus of {minimum:g}"
     return at, f"{n_categories[at]} categories are at the knee of the curve{why}"

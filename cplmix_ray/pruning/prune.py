@@ -1,10 +1,11 @@
-"""Pruning of a run with more categories than expected: the weakest are removed until few are left, and the number is
-chosen afterwards from the whole curve."""
+"""Pruning: from a run with more categories than expected, the weakest are removed until few are left; the number of
+categories is chosen afterwards, from the whole curve."""
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,14 @@ import pandas as pd
 
 from cplmix_ray.checkpoints.checkpoint import Checkpoint
 from cplmix_ray.checkpoints.run_folder import RunFolder
-from cplmix_ray.data.dataset import Dataset
 from cplmix_ray.data.source import Source
 from cplmix_ray.evaluation.trained_model import TrainedModel, newest_checkpoint, settings_of
 from cplmix_ray.models.registry import family_of
 from cplmix_ray.pruning.choice import numbers_of_categories
-from cplmix_ray.pruning.measures import HeldOut
-from cplmix_ray.pruning.stages import Retraining, Row, categories_of, measured, retrain, weakest_first
-from cplmix_ray.runs.callbacks import Progress
+from cplmix_ray.pruning.stages import Row, Workbench, alternatives, categories_of
 from cplmix_ray.runs.results import write_result
 from cplmix_ray.runs.run import RunResult
-from cplmix_ray.utils.durable import clear, discard, unwritten, write_whole
+from cplmix_ray.utils.durable import discard, unwritten, write_whole
 from cplmix_ray.utils.errors import InputError
 
 CURVE = "pruning.csv"
@@ -40,22 +38,25 @@ _COLUMNS = (
     "ari",
 )
 
+Retrain = Callable[[Sequence[tuple[RunFolder, list[int], RunFolder]]], list[Row]]
+"""Calls :meth:`Workbench.retrain` with each of the arguments, those of the alternatives of a stage."""
+
 
 @dataclass(frozen=True)
 class Pruning:
     """A pruning in its folder.
 
     Attributes:
-        out: its folder; that of a stage is stages/k-029 in it.
+        out: its folder.
         min_categories: number of categories at which it ends.
         at_once: number of categories that a stage removes; None: a tenth of them.
-        retraining: how the model of a stage is trained.
+        n_alternatives: number of groups of categories that are tried in each stage.
     """
 
     out: Path
-    min_categories: int
-    at_once: int | None
-    retraining: Retraining
+    min_categories: int = 1
+    at_once: int | None = None
+    n_alternatives: int = 1
 
     def stage(self, n_categories: int) -> RunFolder:
         """The run folder of a stage."""
@@ -66,58 +67,81 @@ class Pruning:
         path = self.out / CURVE
         if not path.exists():
             return pd.DataFrame(columns=list(_COLUMNS))
-        return pd.read_csv(path, dtype={"removed": str}, float_precision="round_trip")
+        return pd.read_csv(path, dtype={"removed": str}, float_precision="round_trip", keep_default_na=True)
 
-    def run(
-        self,
-        run: Path,
-        data: Dataset,
-        held_out: HeldOut,
-        progress: Progress,
-        ended: Callable[[Row], None],
-    ) -> None:
-        """Do the stages that are left.
+    def require_room(self, run: Checkpoint, resume: bool) -> None:
+        """Check that the folder holds nothing else, or a pruning of the same run.
 
-        Args:
-            run: folder of the run; not used if the first stage ended before.
-            ended: called with the row of each stage that ended.
+        Raises:
+            InputError: otherwise.
         """
-        if self.curve().empty:
-            self._keep(self._first(run, data, held_out, progress), ended)
-        first = int(self.curve()["categories"].iloc[-1])
-        sizes = numbers_of_categories(first, self.min_categories, self.at_once)
-        for before, after in zip(sizes, sizes[1:], strict=False):
-            table = categories_of(self.stage(before))
-            removed = sorted(int(k) for k in weakest_first(table)[: before - after])
-            folder = self.stage(after)
-            discard(folder.path)  # of a stage that was interrupted
-            row = retrain(self.stage(before), removed, folder, data, held_out, self.retraining, progress)
-            names = " ".join(str(name) for name in table["of_run"].iloc[removed])
-            self._keep({**row, "removed": names}, ended)
+        curve = self.curve()
+        if curve.empty:
+            RunFolder(self.out).require_room(resume=False)
+        elif not resume:
+            raise InputError(
+                f"{self.out} already contains a pruning; add --resume to continue it, or choose another --out."
+            )
+        elif newest_checkpoint(self.stage(int(curve["categories"].iloc[0])).path).manifest != run.manifest:
+            raise InputError(f"The pruning in {self.out} is that of another run; choose another --out.")
 
-    def _first(self, run: Path, data: Dataset, held_out: HeldOut, progress: Progress) -> Row:
-        """Copy the run as the first stage, and measure it."""
+    def sizes(self, n_categories: int) -> list[int]:
+        """Numbers of categories of the stages that are left, from that of the newest one."""
+        curve = self.curve()
+        first = n_categories if curve.empty else int(curve["categories"].iloc[-1])
+        return numbers_of_categories(first, self.min_categories, self.at_once)
+
+    def begin(self, run: Path, workbench: Workbench, ended: Callable[[Row], None]) -> None:
+        """Copy the run as the first stage and measure it, unless that was done."""
+        if not self.curve().empty:
+            return
         model = TrainedModel.load(run)
         n_categories = family_of(model.config).facts(model.config)["n_categories"]
         folder = self.stage(n_categories)
         discard(folder.path)
         copy_run(run, folder.path)
-        outputs = model.infer(data.training)
+        outputs = model.infer(workbench.data.training)
         if not folder.metrics.exists():  # of a run that did not end
-            found = family_of(model.config).evaluate(lambda: outputs, model.model, data, model.config, progress.say)
+            family, say = family_of(model.config), lambda line: None
+            found = family.evaluate(lambda: outputs, model.model, workbench.data, model.config, say)
             folder.write_metrics({**found.scores, "steps": model.step})
-        return measured(model, outputs, folder, np.arange(n_categories), data, held_out)
+        self._keep({**workbench.measured(model, outputs, folder, np.arange(n_categories)), "removed": ""}, ended)
+
+    def run(self, retrain: Retrain, ended: Callable[[Row], None]) -> None:
+        """Do the stages that are left.
+
+        Args:
+            ended: called with the row of each stage that ended.
+        """
+        for before, after in pairwise(self.sizes(0)):
+            table, last = categories_of(self.stage(before)), self.stage(before)
+            groups = alternatives(table, before - after, self.n_alternatives)
+            folders = [RunFolder(self.stage(after).path / f"alternative-{i}") for i in range(len(groups))]
+            discard(self.stage(after).path)  # of a stage that was interrupted
+            jobs = [(last, group, folder) for group, folder in zip(groups, folders, strict=True)]
+            rows = retrain(jobs)
+            best = min(range(len(rows)), key=lambda i: rows[i]["val_reconstruction"])
+            self._take(folders[best], self.stage(after))
+            names = " ".join(str(name) for name in table["of_run"].iloc[groups[best]])
+            self._keep({**rows[best], "removed": names}, ended)
+
+    def _take(self, alternative: RunFolder, stage: RunFolder) -> None:
+        """Make an alternative the model of the stage, and remove the others."""
+        for each in sorted(alternative.path.iterdir()):
+            each.rename(stage.path / each.name)
+        for other in stage.path.glob("alternative-*"):
+            discard(other)
 
     def _keep(self, row: Row, ended: Callable[[Row], None]) -> None:
-        """Add a row to the curve: the stage has ended."""
+        """Add a row to the curve, by which a stage has ended."""
         curve = pd.DataFrame([*self.curve().to_dict("records"), row], columns=list(_COLUMNS))
         write_whole(self.out / CURVE, lambda path: curve.to_csv(path, index=False, lineterminator="\n"))
         ended(row)
 
     def export(self, n_categories: int, source: Source) -> RunResult:
         """Make the folder of the pruning the run folder of a stage, with the cells annotated by its model."""
-        stage, folder = self.stage(n_categories), RunFolder(self.out)
-        copy_run(stage.path, self.out)
+        folder = RunFolder(self.out)
+        copy_run(self.stage(n_categories).path, self.out)
         model = TrainedModel.load(self.out)
         metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
         result = RunResult(metrics, model, model.infer(model.prepare(source)))
@@ -126,16 +150,16 @@ class Pruning:
 
 
 def copy_run(run: Path, target: Path) -> None:
-    """Copy what belongs to the model of a run, and replace what is there of another.
+    """Copy what belongs to the model of a run, over that of another.
 
     Raises:
         InputError, DiskError: it cannot be written.
     """
+    left_out = ("tensorboard", "result.h5ad", "stages", CURVE)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        clear(target)
         for each in sorted(run.iterdir()):
-            if each.name in ("tensorboard", "result.h5ad", "stages") or each.name.startswith("."):
+            if each.name in left_out or each.name.startswith("."):
                 continue
             discard(target / each.name)
             if each.is_dir():
@@ -146,7 +170,7 @@ def copy_run(run: Path, target: Path) -> None:
         raise unwritten(target, error) from None
 
 
-def checkpoint_of_run(run: str) -> Checkpoint:
+def run_to_prune(run: str) -> Checkpoint:
     """The checkpoint of a run whose categories can be pruned.
 
     Raises:
@@ -158,6 +182,7 @@ def checkpoint_of_run(run: str) -> Checkpoint:
     family.without_categories(config, checkpoint.parts, ())
     if len(family.units(config)) < 2:
         raise InputError(
-            f"{run} has one {family.unit}, and categories are pruned by the consensus of several; train with --n-arms 2."
+            f"{run} has one {family.unit}, and categories are pruned by the consensus of several; train with "
+            f"--n-arms 2."
         )
     return checkpoint

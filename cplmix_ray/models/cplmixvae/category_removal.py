@@ -22,7 +22,7 @@ def without_categories(
 ) -> tuple[CplMixVAEConfig, Parts]:
     """Settings and parts of the model without some categories; the others keep their order.
 
-    The initial clustering, which has all categories, is no longer learned.
+    The initial clustering is no longer learned.
     """
     model = config.model
     kept = torch.tensor([k for k in range(model.n_categories) if k not in removed])
@@ -32,7 +32,7 @@ def without_categories(
         fine = torch.cat([(own_f == k).nonzero().flatten() for k in kept])
         overcluster = -(-len(fine) // len(kept))
     settings = {"n_categories": len(kept), "overcluster": overcluster}
-    smaller = config.with_settings(model=settings, objective={"guess": 0.0}, alignment={"align_guess": 0.0})
+    smaller = config.with_settings(model=settings, objective={"guess": 0.0})
     cut = {
         part: {name: _cut(name, t, model, kept, fine, smaller.model.n_fine) for name, t in tensors.items()}
         for part, tensors in parts.items()

@@ -1,6 +1,7 @@
 """Coupled mixture VAEs as a model family (Marghi et al. 2021)."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -209,6 +210,11 @@ class CplMixVAEFamily(Family):
         from cplmix_ray.models.cplmixvae.category_removal import without_categories
 
         return without_categories(_own(config), parts, removed)
+
+    def with_categories(self, data: TrainingSet, category_n: np.ndarray) -> TrainingSet:
+        if data.tables.guess is None:
+            return data
+        return replace(data, tables=replace(data.tables, guess=category_n[:, None]))
 
     def keep_inputs(self, folder: Path, data: TrainingSet) -> None:
         if data.tables.augmenter is not None:
