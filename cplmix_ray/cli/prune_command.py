@@ -55,7 +55,8 @@ class Prune:
     min_categories: int = 1
     """Number of categories at which the removal ends."""
     at_once: int | None = None
-    """Number of categories that are removed at a time; default: a tenth of those that are left, at least 1."""
+    """Number of categories that are removed at a time; default: a tenth of those that are left, at least 1. Categories
+    on which no cell is agreed are removed together."""
     retrain_steps: int = 100
     """Number of training steps after each removal."""
     candidates: int = 1
@@ -82,7 +83,7 @@ def prune(args: list[str]) -> None:
         from cplmix_ray.pruning.prune import run_to_prune
 
     data = settings_of(run_to_prune(command.run)).input.data
-    out, display = output_folder(command.out, command.resume, data, "prune-"), Display("stage")
+    out, display = output_folder(command.out, command.resume, data, "prune-"), Display("categories removed:")
     with lock_folder(out, display.say):
         try:
             _prune(command, out, display)
@@ -112,19 +113,16 @@ def _prune(command: Prune, out: Path, display: Display) -> None:
         display.say(note)
     held_out = HeldOut.of(source, data.training, config.seed)
     workbench = Workbench(data, held_out, command.retrain_steps, _LR * config.training.lr)
-    sizes = pruning.sizes(family_of(config).facts(config)["n_categories"])
-    done = 0
+    first = family_of(config).facts(config)["n_categories"]
 
     def ended(row: "Row") -> None:
-        nonlocal done
         display.say(_line(row))
-        display.advance(done, {})
-        done += 1
+        display.advance(first - row["categories"], {})
 
-    display.begin(0, len(sizes) - 1)
     pruning.begin(Path(command.run), workbench, ended)
-    done = 1
-    if len(sizes) > 1:
+    left = int(pruning.curve()["categories"].iloc[-1])
+    if left > command.min_categories:
+        display.begin(first - left, first - command.min_categories)
         with _retraining(workbench, command.engine, config.placement) as retrain:
             pruning.run(retrain, ended)
     curve = pruning.curve()

@@ -1,4 +1,4 @@
-"""The order of the stages of a pruning, and the choice among their numbers of categories."""
+"""The choice among the numbers of categories of a pruning."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -6,18 +6,6 @@ from typing import Literal
 import numpy as np
 
 Rule = Literal["consensus", "knee"]
-
-
-def numbers_of_categories(first: int, last: int, at_once: int | None) -> list[int]:
-    """Numbers of categories of the stages, from ``first`` down to ``last``.
-
-    Args:
-        at_once: number of categories that a stage removes; None: a tenth of them, at least one.
-    """
-    found = [first]
-    while found[-1] > last:
-        found.append(max(last, found[-1] - (at_once or max(1, found[-1] // 10))))
-    return found
 
 
 def choose(n_categories: Sequence[int], smallest: Sequence[float], rule: Rule, minimum: float) -> tuple[int, str]:

@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.data.source import Source
 from cplmix_ray.evaluation.trained_model import TrainedModel, newest_checkpoint, settings_of
 from cplmix_ray.models.registry import family_of
-from cplmix_ray.pruning.choice import numbers_of_categories
 from cplmix_ray.pruning.stages import Row, Workbench, alternatives, categories_of
 from cplmix_ray.runs.results import write_result
 from cplmix_ray.runs.run import RunResult
@@ -49,7 +47,8 @@ class Pruning:
     Attributes:
         out: its folder.
         min_categories: number of categories at which it ends.
-        at_once: number of categories that a stage removes; None: a tenth of them.
+        at_once: number of categories that a stage removes; None: a tenth of them. Those on which no cell is agreed are
+            always removed together.
         n_alternatives: number of groups of categories that are tried in each stage.
     """
 
@@ -76,7 +75,7 @@ class Pruning:
             InputError: otherwise.
         """
         curve = self.curve()
-        if curve.empty:
+        if curve.empty or RunFolder(self.out).path.resolve() == Path(run.path).parent.parent.resolve():
             RunFolder(self.out).require_room(resume=False)
         elif not resume:
             raise InputError(
@@ -84,12 +83,6 @@ class Pruning:
             )
         elif newest_checkpoint(self.stage(int(curve["categories"].iloc[0])).path).manifest != run.manifest:
             raise InputError(f"The pruning in {self.out} is that of another run; choose another --out.")
-
-    def sizes(self, n_categories: int) -> list[int]:
-        """Numbers of categories of the stages that are left, from that of the newest one."""
-        curve = self.curve()
-        first = n_categories if curve.empty else int(curve["categories"].iloc[-1])
-        return numbers_of_categories(first, self.min_categories, self.at_once)
 
     def begin(self, run: Path, workbench: Workbench, ended: Callable[[Row], None]) -> None:
         """Copy the run as the first stage and measure it, unless that was done."""
@@ -113,15 +106,16 @@ class Pruning:
         Args:
             ended: called with the row of each stage that ended.
         """
-        for before, after in pairwise(self.sizes(0)):
-            table, last = categories_of(self.stage(before)), self.stage(before)
-            groups = alternatives(table, before - after, self.n_alternatives)
-            folders = [RunFolder(self.stage(after).path / f"alternative-{i}") for i in range(len(groups))]
-            discard(self.stage(after).path)  # of a stage that was interrupted
-            jobs = [(last, group, folder) for group, folder in zip(groups, folders, strict=True)]
-            rows = retrain(jobs)
+        while (left := int(self.curve()["categories"].iloc[-1])) > self.min_categories:
+            last, table = self.stage(left), categories_of(self.stage(left))
+            n_removed = max(self.at_once or max(1, left // 10), int((table["consensus"] == 0).sum()))
+            groups = alternatives(table, min(n_removed, left - self.min_categories), self.n_alternatives)
+            stage = self.stage(left - len(groups[0]))
+            discard(stage.path)  # of a stage that was interrupted
+            folders = [RunFolder(stage.path / f"alternative-{i}") for i in range(len(groups))]
+            rows = retrain([(last, group, folder) for group, folder in zip(groups, folders, strict=True)])
             best = min(range(len(rows)), key=lambda i: rows[i]["val_reconstruction"])
-            self._take(folders[best], self.stage(after))
+            self._take(folders[best], stage)
             names = " ".join(str(name) for name in table["of_run"].iloc[groups[best]])
             self._keep({**rows[best], "removed": names}, ended)
 
