@@ -1,1 +1,1 @@
-"""Pruning of categories."""
+"""Removal of categories from trained models, and the choice of their number."""
