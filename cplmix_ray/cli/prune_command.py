@@ -105,7 +105,7 @@ def _prune(command: Prune, out: Path, display: Display) -> None:
 
     checkpoint = run_to_prune(command.run)
     config = with_kept_inputs(RunFolder(command.run), settings_of(checkpoint))
-    pruning = Pruning(out, command.min_categories, command.at_once, command.candidates)
+    pruning = Pruning(out.absolute(), command.min_categories, command.at_once, command.candidates)
     pruning.require_room(checkpoint, command.resume)
     source = read_input(config, shown_check())
     data = build_dataset(source, config)
@@ -129,7 +129,7 @@ def _prune(command: Prune, out: Path, display: Display) -> None:
     curve = curve[curve["categories"] >= command.min_categories]
     at, why = choose(curve["categories"].tolist(), curve["min_consensus"].tolist(), command.rule, command.min_consensus)
     result = pruning.export(int(curve["categories"].iloc[at]), source)
-    display.say(f"{why[0].upper()}{why[1:]}.")
+    display.say(f"Chosen: {why}")
     scores = score_line("All cells", result.metrics)
     if scores:
         display.say(scores)
@@ -160,4 +160,4 @@ def _line(row: "Row") -> str:
         "ARI": row["ari"],
     }
     shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
-    return f"{row['categories']} categories: {shown}"
+    return f"K = {row['categories']}: {shown}"

@@ -17,13 +17,22 @@ def choose(n_categories: Sequence[int], smallest: Sequence[float], rule: Rule, m
         rule: consensus: the most categories of which all reach ``minimum``, or those of the knee if there are none.
             knee: those at which the curve is farthest above the line between its ends.
     """
-    if rule == "consensus":
-        for at, least in enumerate(smallest):
-            if least >= minimum:
-                return at, f"{n_categories[at]} categories are the most with a consensus of at least {minimum:g} each"
+    reached = [at for at, least in enumerate(smallest) if least >= minimum]
+    if rule == "consensus" and reached:
+        why = f"the largest number with a consensus of at least {minimum:g} on every category"
+        return reached[0], f"{n_categories[reached[0]]} categories, {why}.{_hint(reached[0], n_categories)}"
     at = knee(n_categories, smallest)
-    why = "" if rule == "knee" else f", as in no stage all categories reach a consensus of {minimum:g}"
-    return at, f"{n_categories[at]} categories are at the knee of the curve{why}"
+    why = "" if rule == "knee" else f", as no number has a consensus of at least {minimum:g} on every category"
+    return at, f"{n_categories[at]} categories, the knee of the curve{why}."
+
+
+def _hint(at: int, n_categories: Sequence[int]) -> str:
+    """What to do about a choice at an end of the curve."""
+    if len(n_categories) > 1 and at == 0:
+        return " It is that of the run, so that there may be more: prune a run with more categories."
+    if n_categories[at] == 1:
+        return " If you expect several types, train the run for more steps, or lower --min-consensus."
+    return ""
 
 
 def knee(x: Sequence[float], y: Sequence[float]) -> int:

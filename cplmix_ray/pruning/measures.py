@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cplmix_ray.data.dataset import Dataset
+from cplmix_ray.data.matrix.base import Matrix
 from cplmix_ray.data.matrix.in_memory import InMemoryMatrix
 from cplmix_ray.data.neighbors.shares import halves_of_cells
 from cplmix_ray.data.source import Source
@@ -40,18 +41,19 @@ class HeldOut:
         counted = preparation.target_sum is not None and source.matrix.statistics.counts
         if preparation.kind == "images" or not (counted or preparation.kind == "counts"):
             return cls(cells, None)
-        idx = idx[:_HALVED]
+        if len(idx) > _HALVED:
+            idx = np.sort(np.random.default_rng(seed).choice(idx, _HALVED, replace=False))
         at = source.var_names.get_indexer(list(preparation.var_names))
         counts_ng, values_ng = source.matrix.choose(at).take(idx).block(), main.matrix.take(idx).block()
         if preparation.kind == "counts":
-            values_ng = values_ng.log1p() if hasattr(values_ng, "log1p") else np.log1p(values_ng)
-        first, second = halves_of_cells(values_ng, counts_ng, 2, seed)
-        if preparation.kind == "counts":
-            first, second = (half.expm1() if hasattr(half, "expm1") else np.expm1(half) for half in (first, second))
-        return cls(cells, (_cells(data, idx, InMemoryMatrix(first)), _cells(data, idx, InMemoryMatrix(second))))
+            halves = [np.expm1(half) for half in halves_of_cells(np.log1p(values_ng), counts_ng, 2, seed)]
+        else:
+            halves = list(halves_of_cells(values_ng, counts_ng, 2, seed))
+        first, second = (_cells(data, idx, InMemoryMatrix(half)) for half in halves)
+        return cls(cells, (first, second))
 
 
-def _cells(data: TrainingSet, idx: np.ndarray, matrix) -> PreparedCells:
+def _cells(data: TrainingSet, idx: np.ndarray, matrix: Matrix) -> PreparedCells:
     covariates = {name: values_n[idx] for name, values_n in data.covariates.items()}
     return PreparedCells({MAIN: Modality(matrix, data.preparation)}, covariates=covariates)
 
