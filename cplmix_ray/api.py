@@ -6,7 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anndata
 import numpy as np
@@ -74,7 +74,7 @@ class CplMixVAE:
 
     Args:
         adata: cells x genes, prepared with :meth:`setup_anndata`.
-        n_categories: number of categories K (cell types to find).
+        n_categories: number of categories K (cell types to find); "auto": as many as tests tell apart in the cells.
         n_arms: number of coupled autoencoders A; default: that of the preset.
         preset: preset to start from, as on the command line; ``preset="published"`` is the published objective.
         settings: any other setting by its name, as on the command line (``lr=3e-3``, ``likelihood="nb"``); the command
@@ -94,7 +94,7 @@ class CplMixVAE:
     def __init__(
         self,
         adata: anndata.AnnData,
-        n_categories: int = 10,
+        n_categories: int | Literal["auto"] = 10,
         n_arms: int | None = None,
         preset: str = "cells",
         **settings: Any,
@@ -196,7 +196,7 @@ class CplMixVAE:
         self.config, self.metrics, self._trained, self.history = config, run.metrics, run.model, run.history.table()
         family, settled = run.model.family, run.model.config
         found = family.cell_remarks(run.outputs, self.adata.obs, settled)
-        for line in (*family.remarks(run.metrics, settled), *found):
+        for line in (*family.remarks(run.metrics, run.outputs, settled), *found):
             display.say(line)
         return self.metrics
 

@@ -18,13 +18,13 @@ from cplmix_ray.utils.errors import InputError
 
 # Scripts depend on these names. Adding or renaming one is a decision, and this list is where it is taken.
 TRAIN_OPTIONS = """
-    --family --preset --config --out --resume --seed
+    --family --preset --config --out --resume --seed --seeds
     --data --metadata --subset --backed --layer --labels-key --state-key --genes --normalise --target-sum
     --hvg --val-fraction --batch-key --covariates
     --copies --n-neighbours --neighbour-pcs --neighbour-space --rotation --zoom --shift --shear --stretch
     --content-radius --thinning-keep --drop-genes --expression-noise --augmenter
-    --n-categories --n-arms --overcluster --state-dim --hidden --bottleneck --encoder-view --batch-norm --input-dropout
-    --posterior --tau
+    --n-categories --n-arms --min-cells-per-category --overcluster --state-dim --hidden --bottleneck --encoder-view
+    --batch-norm --input-dropout --posterior --tau
     --gumbel-temperature --likelihood --dispersion --decoder --reconstruct --state-given-category --shared-parameters
     --coupling --lam --reconstruction --beta --entropy --marginal --guess --sigma-floor
     --align-steps --align-coupling --align-entropy --align-marginal --align-guess --initial-clustering --mixture-start
@@ -209,7 +209,7 @@ def test_a_section_is_frozen_and_so_is_what_it_holds():
 def test_names_are_unique_across_sections():
     """The command line uses bare names."""
     names = [field for section in sections().values() for field in section.model_fields]
-    names += ["seed", "config", "out", "resume"]
+    names += ["seed", "config", "out", "resume", "seeds"]
     assert sorted(names) == sorted(set(names))
 
 
@@ -230,7 +230,8 @@ def test_the_options_of_train_are_these(monkeypatch, capsys):
 def test_the_options_are_the_settings_by_their_bare_names():
     names = [field for section in sections().values() for field in section.model_fields]
     options = {
-        f"--{name.replace('_', '-')}" for name in [*names, "family", "seed", "preset", "config", "out", "resume"]
+        f"--{name.replace('_', '-')}"
+        for name in [*names, "family", "seed", "preset", "config", "out", "resume", "seeds"]
     }
     assert options == set(TRAIN_OPTIONS.split())
 

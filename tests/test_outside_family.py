@@ -488,7 +488,7 @@ def run(data_file, tmp_path_factory) -> tuple[RunFolder, RunResult]:
     folder = RunFolder(tmp_path_factory.mktemp("run") / "out")
     config = config_of(data_file)
     result = run_training(config, build_dataset(read_source(str(data_file)), config), folder, Silent())
-    write_result(folder.result, read_source(str(data_file)).adata, result)
+    write_result(folder.result, read_source(str(data_file)), result)
     return folder, result
 
 

@@ -344,6 +344,14 @@ def test_the_seed_and_nothing_else_decides():
     np.testing.assert_array_equal(more.log_rate_tg, draw_truth(SMALL).log_rate_tg)
 
 
+def test_cells_of_one_type_differ_in_their_state():
+    adata = simulate(Simulation(types=1, cells=400, genes=200, state_strength=2.0, seed=2))
+    assert adata.obs["cell_type"].nunique() == 1 and adata.obs["state"].nunique() == 400
+    logged = np.log1p(adata.X.toarray())
+    rho_g = np.abs(np.corrcoef(logged.T, adata.obs["state"])[-1, :-1])
+    assert np.nanmax(rho_g) > 0.4
+
+
 def test_types_are_neither_given_away_nor_hidden():
     """A supervised classifier on half of the cells tells nearly all others; clustering does not."""
     from sklearn.cluster import KMeans
@@ -497,7 +505,7 @@ def test_the_command_writes_batches_and_their_true_effects(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--types", "1"], "types"),
+        (["--types", "0"], "types"),
         (["--technology", "nanopore"], "technology"),
         (["--tree", "nowhere.csv"], "nowhere.csv"),
         (["--gene-names", "nowhere.csv"], "nowhere.csv"),

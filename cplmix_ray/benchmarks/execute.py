@@ -152,6 +152,7 @@ def execute(run: BenchmarkRun, options: RunOptions) -> Figures:
     small_n = category_n.astype(np.uint8 if category_n.max() < 256 else np.uint32)
     write_whole(categories_file(options.out, run.key), lambda partial: _save(partial, small_n))
     return {
+        "n_categories": config.model.n_categories,
         **figures,
         "version": __version__,
         "name": run.entry.name,
@@ -161,7 +162,6 @@ def execute(run: BenchmarkRun, options: RunOptions) -> Figures:
         "hash": run.hash,
         "n_cells": source.n_cells,
         "n_types": n_types,
-        "n_categories": config.model.n_categories,
         "settings": run.settings,
     }
 
@@ -189,7 +189,7 @@ def _train(run: BenchmarkRun, config: CplMixVAEConfig, source: Source, options: 
 def _cluster(run: BenchmarkRun, config: CplMixVAEConfig, source: Source, options: RunOptions) -> Found:
     begun = time.perf_counter()
     with torch_threads(options.threads):
-        found = find_clusters(run.entry.method, source, config.model.n_categories, config, run.entry.baseline)
+        found = find_clusters(run.entry.method, source, config.model.n_k, config, run.entry.baseline)
     seconds = time.perf_counter() - begun
     scores = {} if source.labels_n is None else label_scores(source.labels_n, found.category_n)
     populated = len(np.unique(found.category_n))

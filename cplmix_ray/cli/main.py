@@ -14,6 +14,7 @@ COMMANDS = {
     "prune": "find the number of categories: remove those on which arms agree least",
     "predict": "annotate cells with a trained model",
     "de": "find the genes that differ between two conditions inside each category",
+    "compare": "compare the categories of two results on the same cells",
     "augment": "learn an augmentation of cells, for train --copies learned",
     "simulate": "simulate cells with known types and states",
     "bench": "compare methods and settings, measure speed",

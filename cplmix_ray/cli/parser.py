@@ -160,6 +160,7 @@ def _in_one_line(box: str) -> str:
     message = re.sub(r"invalid literal for int\(\) with base 10: ('.*')", r"\1 is not a whole number", message)
     message = re.sub(r"could not convert string to float: ('.*')", r"\1 is not a number", message)
     message = re.sub(r"no type matching (.+?) could be instantiated from \['(.*?)'\]\. .*", r"'\2' is not \1", message)
+    message = re.sub(r"is not INT\|\{(\w+)\}", r"is not a whole number or \1", message)
     if unknown := re.search(r"^Unrecognized options:\s+([^,\n]+)", "\n".join(lines), re.MULTILINE):
         return _unknown_option(unknown[1], re.findall(r"^--[\w.-]+", "\n".join(lines), re.MULTILINE))
     return message

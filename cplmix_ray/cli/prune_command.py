@@ -104,7 +104,8 @@ def _prune(command: Prune, out: Path, display: Display) -> None:
         from cplmix_ray.runs.resume import with_kept_inputs
 
     checkpoint = run_to_prune(command.run)
-    config = with_kept_inputs(RunFolder(command.run), settings_of(checkpoint))
+    run = RunFolder(checkpoint.path.parent.parent)  # of several seeds, that of one of them
+    config = with_kept_inputs(run, settings_of(checkpoint))
     pruning = Pruning(out.absolute(), command.min_categories, command.at_once, command.candidates)
     pruning.require_room(checkpoint, command.resume)
     source = read_input(config, shown_check())
@@ -119,7 +120,7 @@ def _prune(command: Prune, out: Path, display: Display) -> None:
         display.say(_line(row))
         display.advance(first - row["categories"], {})
 
-    pruning.begin(Path(command.run), workbench, ended)
+    pruning.begin(run.path, workbench, ended)
     left = int(pruning.curve()["categories"].iloc[-1])
     if left > command.min_categories:
         display.begin(first - left, first - command.min_categories)

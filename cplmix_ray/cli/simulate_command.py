@@ -43,8 +43,9 @@ def simulate(args: list[str]) -> None:
     cells_t = adata.obs["cell_type"].value_counts()
     share = adata.X.nnz / (adata.n_obs * adata.n_vars)
     batches = f", {settings.batches} batches" if settings.batches > 1 else ""
+    sizes = f"{len(cells_t)} types of {cells_t.max()} to {cells_t.min()}" if len(cells_t) > 1 else "one type of all"
     print(
-        f"{adata.n_obs} cells x {adata.n_vars} genes, {len(cells_t)} types of {cells_t.max()} to {cells_t.min()} "
+        f"{adata.n_obs} cells x {adata.n_vars} genes, {sizes} "
         f"cells{batches}, {share:.1%} of the values above zero; seed {settings.seed}."
     )
     print(

@@ -1,15 +1,18 @@
 """`cplmix train` and `python -m cplmix_ray.train`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import tyro
 
 from cplmix_ray.cli.output_paths import output_folder
-from cplmix_ray.cli.parser import Flag, peek
+from cplmix_ray.cli.parser import Flag, loading, peek
 from cplmix_ray.cli.run_options import base_settings, chosen_preset, parse_with_settings, preset_note
 from cplmix_ray.cli.train_and_report import train_model
+from cplmix_ray.cli.train_seeds import train_seeds
 from cplmix_ray.config import RunConfig
+from cplmix_ray.utils.errors import InputError
 
 Settings = TypeVar("Settings", bound=RunConfig)
 
@@ -35,6 +38,9 @@ class Train(Generic[Settings]):
     """Folder for all output of the run; default: runs/<data>-<time>."""
     resume: Flag = False
     """Continue the run in --out from its newest checkpoint, or start it if there is none."""
+    seeds: int | None = None
+    """Train this many times, with the seeds --seed, --seed + 1, ..., each in a folder seed-S of --out. The result is
+    their consensus, and stability.csv says how often each category comes back. Default: one run."""
 
 
 def parse_train(args: list[str]) -> Train[RunConfig]:
@@ -58,4 +64,21 @@ def train(args: list[str]) -> None:
             f"--n-categories is not given: {config.model_dump()['model']['n_categories']} categories; give the number "
             "of types that you expect."
         )
-    train_model(config, output_folder(command.out, command.resume, config.input.data), command.resume, notes)
+    out = output_folder(command.out, command.resume, config.input.data)
+    n_seeds = command.seeds
+    if n_seeds is None and command.resume:
+        n_seeds = _seeds_of(out)
+    if n_seeds is None:
+        train_model(config, out, command.resume, notes)
+    elif n_seeds < 2:
+        raise InputError(f"--seeds {n_seeds} is no comparison; give two or more, or leave it out for one run.")
+    else:
+        train_seeds(config, out, command.resume, n_seeds, notes)
+
+
+def _seeds_of(out: Path) -> int | None:
+    """The number of runs that are to be resumed; None for a single run."""
+    with loading():
+        from cplmix_ray.checkpoints.seeds_folder import SeedsFolder
+
+    return SeedsFolder(out).n_seeds()

@@ -10,6 +10,7 @@ import torch
 
 from cplmix_ray.checkpoints.checkpoint import Checkpoint, latest_checkpoint
 from cplmix_ray.checkpoints.run_folder import RunFolder
+from cplmix_ray.checkpoints.seeds_folder import SeedsFolder
 from cplmix_ray.config import RunConfig, parse_config
 from cplmix_ray.data.covariates import encode_covariates
 from cplmix_ray.data.device_transfer import in_order
@@ -26,12 +27,14 @@ from cplmix_ray.utils.errors import InputError
 
 
 def newest_checkpoint(path: str | Path) -> Checkpoint:
-    """The newest intact checkpoint of a run folder.
+    """The newest intact checkpoint of a run folder; of runs with several seeds, that of the medoid.
 
     Raises:
         InputError: there is none.
     """
-    checkpoint, damaged = latest_checkpoint(RunFolder(path).checkpoints)
+    seeds = SeedsFolder(path)
+    folder = RunFolder(path) if seeds.n_seeds() is None else seeds.medoid()
+    checkpoint, damaged = latest_checkpoint(folder.checkpoints)
     if checkpoint is None:
         reasons = f"; {'; '.join(damaged)}" if damaged else ""
         raise InputError(

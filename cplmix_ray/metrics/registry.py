@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 Direction = Literal["max", "min"]
-Group = Literal["types", "states", "batches", "run", "augmenter", "benchmark"]
+Group = Literal["types", "states", "batches", "run", "seeds", "augmenter", "benchmark"]
 ShownIn = Literal["progress", "summary", "trials", "benchmark"]
 
 
@@ -464,9 +464,25 @@ for _metric in (
     Metric(
         "seed_agreement",
         "max",
-        "Adjusted Rand index between the categories of a run and those of the other seeds with the same settings, "
-        "mean over seeds; `bench rank` computes it from the categories that the runs saved in `--out`.",
-        group="benchmark",
+        "Adjusted Rand index between the categories of two runs with other seeds and the same settings, mean over "
+        "pairs. `bench rank` computes it for each run, from the categories that the runs saved in `--out`: the mean "
+        "over the other seeds.",
+        group="seeds",
+    ),
+    Metric(
+        "stability",
+        "max",
+        'Share of the seeds in which a cell has its category of the consensus (`obs["cplmix_stability"]`), mean over '
+        "cells.",
+        group="seeds",
+        shown_in=("summary",),
+    ),
+    *(
+        Metric(
+            f"{of}{name}_of_runs", "max", f"`{name}` of a single run, {how} seeds.", group="seeds", needs_labels=True
+        )
+        for name in ("acc", "ari", "nmi")
+        for of, how in (("", "mean over"), ("lowest_", "the lowest of all"))
     ),
 ):
     register_metric(_metric)

@@ -417,7 +417,7 @@ class Family(ABC):
         """Sentences for the user on how the outputs are related to the annotations of the cells."""
         return []
 
-    def remarks(self, metrics: Mapping[str, Any], config: RunConfig) -> list[str]:
+    def remarks(self, metrics: Mapping[str, Any], outputs: Mapping[str, np.ndarray], config: RunConfig) -> list[str]:
         """Sentences for the user on what a run ended with."""
         return []
 

@@ -139,7 +139,7 @@ class Pruning:
         model = TrainedModel.load(self.out)
         metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
         result = RunResult(metrics, model, model.infer(model.prepare(source)))
-        write_result(folder.result, source.adata, result)
+        write_result(folder.result, source, result)
         return result
 
 

@@ -9,20 +9,31 @@ import numpy as np
 
 from cplmix_ray.config.files import dump_config
 from cplmix_ray.data.io.write_h5ad import write_cells
+from cplmix_ray.data.source import Source
 from cplmix_ray.evaluation.trained_model import TrainedModel
+from cplmix_ray.runs.fingerprint import fingerprint
 from cplmix_ray.runs.run import RunResult
 from cplmix_ray.version import __version__
 
 
-def write_result(path: Path, adata: anndata.AnnData, run: RunResult) -> None:
-    """Write the cells of a run with its results as an `.h5ad` file; the given object is not changed.
+def write_result(path: Path, source: Source, run: RunResult) -> None:
+    """Write the cells of a run with its results and its fingerprint as an `.h5ad` file.
+
+    Args:
+        source: the cells as they were read; they are not changed.
 
     Raises:
         InputError, DiskError: it cannot be written there.
     """
-    result = adata.copy()
+    write_cells(path, annotated(source, run))
+
+
+def annotated(source: Source, run: RunResult) -> anndata.AnnData:
+    """A copy of the cells with the results of a run and its fingerprint."""
+    result = source.adata.copy()
     annotate(result, run.outputs, run.model, run.metrics)
-    write_cells(path, result)
+    result.uns["cplmix_ray"]["fingerprint"] = fingerprint(source, run.model.config)
+    return result
 
 
 def annotate(

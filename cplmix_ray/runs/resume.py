@@ -49,7 +49,7 @@ def checkpoint_to_resume(
             f"The run in {folder.path} has the model family {saved.family}, not {config.family}; choose another --out."
         )
     _require_same_cells(folder, checkpoint, data)
-    changed = _changed(resolve_settings(saved, data.training), resolve_settings(config, data.training))
+    changed = changed_settings(resolve_settings(saved, data.training), resolve_settings(config, data.training))
     if changed:
         raise InputError(
             f"The run in {folder.path} has other settings for {', '.join(changed)}; resume it with the same settings."
@@ -90,8 +90,8 @@ def _require_same_cells(folder: RunFolder, checkpoint: Checkpoint, data: Dataset
                 )
 
 
-def _changed(saved: RunConfig, config: RunConfig) -> list[str]:
-    before, now = (_in_memory_unless_backed(each.model_dump()) for each in (saved, config))
+def changed_settings(saved: RunConfig, config: RunConfig) -> list[str]:
+    before, now = (in_memory_unless_backed(each.model_dump()) for each in (saved, config))
     names = []
     for section, value in now.items():
         free = _MAY_CHANGE.get(section, set())
@@ -110,7 +110,7 @@ def _changed(saved: RunConfig, config: RunConfig) -> list[str]:
     return names
 
 
-def _in_memory_unless_backed(tree: dict) -> dict:
+def in_memory_unless_backed(tree: dict) -> dict:
     """The settings with ``backed`` set to no unless it is yes. 'auto' is recorded for data that cannot stay on disk,
     and by older versions, which kept all cells in memory."""
     backed = "yes" if tree["input"]["backed"] == "yes" else "no"

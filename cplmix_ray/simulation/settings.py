@@ -39,7 +39,7 @@ class Simulation(Section):
     The defaults have as many cells, genes and types as the Smart-seq data of mouse cortex.
     """
 
-    types: int = Field(115, ge=2, description="Number of cell types.")
+    types: int = Field(115, ge=1, description="Number of cell types.")
     cells: int = Field(22365, ge=2, description="Number of cells, of all types together.")
     genes: int | None = Field(
         None,

@@ -48,7 +48,7 @@ def export_best(setup: SearchSetup, best: TrialState, source: Source) -> int:
     _copy(run.tensorboard, partial.tensorboard)
     model = TrainedModel.load(partial.path)
     metrics = json.loads(partial.metrics.read_text(encoding="utf-8"))
-    write_result(partial.result, source.adata, RunResult(metrics, model, model.infer(model.prepare(source))))
+    write_result(partial.result, source, RunResult(metrics, model, model.infer(model.prepare(source))))
     try:
         replace_tree(partial.path, target)
     except OSError as error:

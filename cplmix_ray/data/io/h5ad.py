@@ -47,6 +47,17 @@ def read_h5ad(path: str | Path) -> tuple[anndata.AnnData, tuple[str, ...]]:
         return read_parts(file, str(path))
 
 
+def read_annotations(path: str | Path, wanted: tuple[str, ...]) -> anndata.AnnData:
+    """Read obs, var and the other wanted parts of an `.h5ad`, such as obsm and uns, without its matrices.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    with hdf5_errors(path), ignore_warnings(), open_probed(path) as file:
+        require_safe(file, str(path))
+        return _read_whole(path) if is_old(file) else read_parts(file, str(path), wanted)[0]
+
+
 def _read_whole(path: str | Path) -> anndata.AnnData:
     adata = anndata.read_h5ad(path)
     check_sparse_matrices(adata, str(path))

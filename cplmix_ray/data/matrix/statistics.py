@@ -7,6 +7,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from cplmix_ray.data.matrix.block import Block, find_not_finite
+from cplmix_ray.data.matrix.content_hash import ContentHash
 from cplmix_ray.data.matrix.row_sample import RowSample, RowSampler
 
 BLOCK_BYTES = 64 << 20
@@ -43,6 +44,7 @@ class MatrixStatistics:
         stored_g: number of values of each gene that are not zero.
         rows: statistics of rows at even distances; None of matrices that are not looked at.
         genes: means and standard deviations of genes; None of matrices that are not looked at.
+        content: hash of all values; "" of matrices that are not looked at.
     """
 
     limits: tuple[float, float]
@@ -53,6 +55,7 @@ class MatrixStatistics:
     stored_g: np.ndarray
     rows: RowSample | None = None
     genes: GeneMoments | None = None
+    content: str = ""
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of values that are too large, which are refused afterwards
@@ -85,6 +88,7 @@ class _Tally:
         self.libraries: list[np.ndarray] = []
         self.stored_g = np.zeros(g, np.int64)
         self.sampler = RowSampler(n)
+        self.content = ContentHash()
         self.n_summed, self.sum_g, self.squares_g = 0, np.zeros(g), np.zeros(g)
 
     def add(self, block: Block, start: int) -> None:
@@ -106,6 +110,7 @@ class _Tally:
         self.counts = self.counts and low >= 0 and whole
         self.libraries.append(np.asarray(block.sum(axis=1), dtype=np.float64).ravel())
         self.sampler.add(block, start)
+        self.content.add(block)
         if not self.counts:
             self._add_moments(block)
 
@@ -147,4 +152,5 @@ class _Tally:
             self.stored_g,
             self.sampler.sample(),
             self._moments(),
+            self.content.hexdigest(),
         )

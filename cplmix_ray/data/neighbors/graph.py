@@ -17,8 +17,8 @@ from cplmix_ray.data.neighbors.principal_components import fit_components, princ
 from cplmix_ray.data.preprocessing.fit import Fitted
 from cplmix_ray.data.source import Source
 
-Clusterer = Callable[[Fitted, Source, np.ndarray, np.ndarray], InitialClustering]
-"""Clusters the training cells, whose rows and columns of covariates are the last arguments."""
+Clusterer = Callable[[Fitted, Source, np.ndarray, np.ndarray, np.ndarray | None], InitialClustering]
+"""Clusters the training cells, whose rows, columns of covariates and batches are the last arguments."""
 
 _BLOCK = 8192
 """Cells on disk whose components are computed at once."""
@@ -33,11 +33,13 @@ class NeighborGraph:
             copies need none.
         guess: (n, m) initial categories of each training cell, -1 in other rows; None without initial clustering.
         places: takes the place of ``neighbours`` where cells stay on disk.
+        n_categories: K of the initial clustering, if there is one.
     """
 
     neighbours: np.ndarray | None
     guess: np.ndarray | None
     places: NeighborIndex | None = None
+    n_categories: int | None = None
 
 
 def find_neighbors(
@@ -76,7 +78,7 @@ def find_neighbors(
     if n_neighbors is not None or cluster is not None:
         require_differences(fitted.log_matrix.take(train_idx).block(), source.name)
     if cluster is not None:
-        clustering = cluster(fitted, source, train_idx, design_nv[train_idx])
+        clustering = cluster(fitted, source, train_idx, design_nv[train_idx], _of(batch_n, train_idx))
     neighbours = guess = None
     if n_neighbors is not None:
         if clustering is not None and in_clustering:
@@ -84,12 +86,12 @@ def find_neighbors(
         else:
             points = principal_components(fitted.log_matrix.take(train_idx).block(), n_components, seed)
             points = without_effects(points, design_nv[train_idx])
-        near = nearest_cells(points, None if batch_n is None else batch_n[train_idx], n_neighbors)
+        near = nearest_cells(points, _of(batch_n, train_idx), n_neighbors)
         neighbours = np.repeat(np.arange(source.n_cells)[:, None], near.shape[1], axis=1)
         neighbours[train_idx] = train_idx[near]
     if clustering is not None:
         guess = _spread(clustering.votes_nm, train_idx, source.n_cells)
-    return NeighborGraph(neighbours, guess)
+    return NeighborGraph(neighbours, guess, n_categories=None if clustering is None else clustering.n_categories)
 
 
 def _on_disk(
@@ -119,7 +121,8 @@ def _on_disk(
     if cluster is not None:
         compared = replace(source, matrix=InMemoryMatrix(source.matrix.rows(sample)))
         every = np.arange(len(sample))
-        clustering = cluster(replace(fitted, log_matrix=InMemoryMatrix(log_ng)), compared, every, design_nv[sample])
+        in_memory = replace(fitted, log_matrix=InMemoryMatrix(log_ng))
+        clustering = cluster(in_memory, compared, every, design_nv[sample], _of(batch_n, sample))
     whole = len(sample) == len(train_idx)
     points_np, like_n = np.zeros((0, 1), np.float32), np.arange(len(train_idx))
     if whole and not in_clustering:
@@ -138,7 +141,11 @@ def _on_disk(
         at_n = _spread(where_n, train_idx, source.n_cells)
         room = min(fitted.matrix.buffer_cells, len(train_idx))
         places = NeighborIndex.build(points_np, at_n, n_neighbors, room, seed, batch_n)
-    return NeighborGraph(None, guess, places)
+    return NeighborGraph(None, guess, places, None if clustering is None else clustering.n_categories)
+
+
+def _of(batch_n: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    return None if batch_n is None else batch_n[rows]
 
 
 def _projected(logged: Matrix, train_idx: np.ndarray, pca: PCA) -> np.ndarray:

@@ -36,19 +36,28 @@ class InitialClustering:
     Attributes:
         points_np: coordinates of the cells, (n, p).
         votes_nm: categories 0..K-1 of each cell, (n, m): one, or one from the whole cell and one from each arm's share.
+        n_categories: K.
     """
 
     points_np: np.ndarray
     votes_nm: np.ndarray
+    n_categories: int
 
 
 def cluster_by_ensemble(
-    fitted: Fitted, source: Source, train_idx: np.ndarray, design_nv: np.ndarray, n_categories: int, seed: int
+    fitted: Fitted,
+    source: Source,
+    train_idx: np.ndarray,
+    design_nv: np.ndarray,
+    batch_n: np.ndarray | None,
+    n_categories: int,
+    seed: int,
 ) -> InitialClustering:
     """An ensemble of k-means partitions of the training cells on the genes that the arms see.
 
     Args:
         design_nv: columns of the covariates of the training cells, whose effects are removed.
+        batch_n: not used: the effects of batches are among those of the covariates.
 
     Raises:
         InputError: they are images.
@@ -56,7 +65,7 @@ def cluster_by_ensemble(
     at, log_ng = _chosen_genes(fitted, source, train_idx)
     views = views_of(log_ng, _linear(fitted, source, log_ng, at, train_idx), design_nv, seed)
     ensemble = build_ensemble(views, n_categories, seed)
-    return InitialClustering(ensemble.points_nk, ensemble.guess_n[:, None])
+    return InitialClustering(ensemble.points_nk, ensemble.guess_n[:, None], n_categories)
 
 
 def cluster_by_mixtures(
@@ -64,7 +73,8 @@ def cluster_by_mixtures(
     source: Source,
     train_idx: np.ndarray,
     design_nv: np.ndarray,
-    n_categories: int,
+    batch_n: np.ndarray | None,
+    n_categories: int | None,
     n_arms: int,
     start: Start,
     seed: int,
@@ -73,6 +83,8 @@ def cluster_by_mixtures(
 
     Args:
         design_nv: columns of the covariates of the training cells, whose effects are removed.
+        batch_n: batch of each training cell, within which types are told apart; None without batches.
+        n_categories: K; None finds it.
 
     Raises:
         InputError: they are images.
@@ -88,8 +100,9 @@ def cluster_by_mixtures(
         start,
         seed,
         design_nv,
+        batch_n,
     )
-    return InitialClustering(found.points_np, found.votes_nm)
+    return InitialClustering(found.points_np, found.votes_nm, found.n_categories)
 
 
 def _chosen_genes(fitted: Fitted, source: Source, train_idx: np.ndarray) -> tuple[np.ndarray, Block]:

@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
+from cplmix_ray.clustering.divisive import divide
 from cplmix_ray.clustering.split_merge import split_and_merge
 from cplmix_ray.clustering.student_mixture import Mixture, fit_mixture
 from cplmix_ray.data.neighbors.covariate_effects import without_effects_in_categories
@@ -32,6 +33,8 @@ _STARTS, _CATEGORIES_FITTED = 4, 40
 they fit this number of categories together; with few categories there are few moves by which a bad start is left."""
 _FIT, _FIT_PER_CATEGORY = 5_000, 100
 """Cells to which mixtures are fitted: so many, or so many per category if that is more. Others are assigned."""
+_COUNTED = 10_000
+"""Cells in which types are counted."""
 
 
 @dataclass(frozen=True)
@@ -41,28 +44,41 @@ class Categories:
     Attributes:
         points_np: principal components in which the mean covariance of a category is the identity, (n, p).
         votes_nm: category 0..K-1 of each cell from the whole cell and from every share, (n, 1 + shares).
+        n_categories: K.
     """
 
     points_np: np.ndarray
     votes_nm: np.ndarray
+    n_categories: int
 
 
 def mixture_categories(
-    views: Sequence[np.ndarray], n_categories: int, start: Start, seed: int, design_nv: np.ndarray | None = None
+    views: Sequence[np.ndarray],
+    n_categories: int | None,
+    start: Start,
+    seed: int,
+    design_nv: np.ndarray | None = None,
+    batch_n: np.ndarray | None = None,
 ) -> Categories:
     """Fit mixtures of K categories to the cells and to their shares.
 
     Args:
         views: principal components of whole cells, then of every share, each (n, p).
-        start: k-means, or the nearest of K cells drawn at random.
+        n_categories: K; None finds it in whole cells (:mod:`cplmix_ray.clustering.divisive`).
+        start: k-means, or the nearest of K cells drawn at random; the types that were found are a start too.
         design_nv: columns of the covariates of the cells, whose effects within the categories of whole cells are
             removed from all views; None without covariates.
+        batch_n: batch of each cell, within which types are told apart where K is found; None without batches.
     """
-    n, n_components = len(views[0]), min(max(_FEWEST_AXES, n_categories), _MOST_AXES)
-    shrinkage = np.inf if n_categories > _COMMON_ABOVE else _SHRINKAGE
+    n = len(views[0])
+    design_nv = np.zeros((n, 0)) if design_nv is None else design_nv
+    found_fit, found_n = np.arange(0), np.arange(0)
+    if n_categories is None:
+        found_fit, found_n = _types(views[0], design_nv, batch_n, seed)
+        n_categories = int(found_n.max()) + 1
+    n_components, shrinkage = min(max(_FEWEST_AXES, n_categories), _MOST_AXES), _shrinkage(n_categories)
     n_fit = max(_FIT, _FIT_PER_CATEGORY * n_categories)
     fit = np.arange(n) if n <= n_fit else np.sort(np.random.default_rng([seed, 0x317]).choice(n, n_fit, False))
-    design_nv = np.zeros((n, 0)) if design_nv is None else design_nv
     correct = design_nv.shape[1] > 0
     whole_nk, whole_np, votes = np.zeros((n, n_categories)), views[0], []
     for number, view_np in enumerate(views):
@@ -72,6 +88,9 @@ def mixture_categories(
         n_starts = max(_STARTS, _CATEGORIES_FITTED // n_categories) // (2 if number else 1)
         seeds = [int(s) for s in np.random.SeedSequence([seed, number]).generate_state(n_starts)]
         starts = [_start(points_np[fit], n_categories, start, seed_of_run) for seed_of_run in seeds]
+        if len(found_n):
+            one_hot_mk = np.eye(n_categories, dtype=points_np.dtype)[found_n]
+            starts.append(fit_mixture(points_np[found_fit], one_hot_mk, shrinkage).posterior(points_np[fit]))
         mixture = _best_mixture(points_np[fit], starts, shrinkage)
         if not number and correct:
             whole_nk = mixture.posterior(points_np)
@@ -83,7 +102,32 @@ def mixture_categories(
             whole_nk, whole_np = posterior_nk, _whitened(points_np, mixture)
     whole_n, *shares = votes
     votes_nm = np.stack([whole_n, *(_renumbered(share_n, whole_n, n_categories) for share_n in shares)], axis=1)
-    return Categories(whole_np, votes_nm)
+    return Categories(whole_np, votes_nm, n_categories)
+
+
+def _shrinkage(n_categories: int) -> float:
+    return np.inf if n_categories > _COMMON_ABOVE else _SHRINKAGE
+
+
+def _types(
+    view_np: np.ndarray, design_nv: np.ndarray, batch_n: np.ndarray | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Types that tests tell apart: rows of the cells in which they were counted, and the type of each of these."""
+    n, rng = len(view_np), np.random.default_rng([seed, 0xC7])
+    rows = np.arange(n) if n <= _COUNTED else np.sort(rng.choice(n, _COUNTED, replace=False))
+    points_mp, design_mv = _standardised(view_np[rows]), design_nv[rows]
+
+    def correct(q_mk: np.ndarray) -> np.ndarray:
+        return _standardised(without_effects_in_categories(points_mp, design_mv, q_mk))
+
+    division = divide(
+        points_mp,
+        _shrinkage,
+        seed,
+        None if batch_n is None else batch_n[rows],
+        correct if design_nv.shape[1] else None,
+    )
+    return rows, division.category_n
 
 
 def _best_mixture(points_np: np.ndarray, starts: Sequence[np.ndarray], shrinkage: float) -> Mixture:

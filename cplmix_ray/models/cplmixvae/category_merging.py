@@ -34,7 +34,7 @@ def merge_categories(group: ArmGroup, context: StepContext, train_idx: np.ndarra
             for _ in range(2)
         )
         joint_kl += joint_distribution(first, second)
-    groups = merge_by_lift(joint_kl, joint_kl.sum(axis=1), config.model.n_categories)
+    groups = merge_by_lift(joint_kl, joint_kl.sum(axis=1), config.model.n_k)
     network.merge(torch.as_tensor(groups, device=group.device))
 
 

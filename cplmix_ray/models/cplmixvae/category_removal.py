@@ -25,7 +25,7 @@ def without_categories(
     The initial clustering is no longer learned.
     """
     model = config.model
-    kept = torch.tensor([k for k in range(model.n_categories) if k not in removed])
+    kept = torch.tensor([k for k in range(model.n_k) if k not in removed])
     fine, overcluster = kept, 1
     if model.overcluster > 1:  # the fine categories, ordered by the category that they belong to
         own_f = next(iter(parts.values()))["network/pool"].argmax(1)
@@ -56,7 +56,7 @@ def _cut(name: str, tensor: Tensor, model: ModelSettings, kept: Tensor, fine: Te
         weight = weight.rpartition("/")[0]
     if kind not in ("network", "adam") or tensor.dim() == 0:
         return tensor
-    n_k, n_d = model.n_categories, model.state_dim
+    n_k, n_d = model.n_k, model.state_dim
     match weight:
         case "category_head.weight" | "category_head.bias":
             missing = _NEVER if name == "network/category_head.bias" else 0.0

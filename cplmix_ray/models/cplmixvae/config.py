@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from cplmix_ray.config.families import register_config
 from cplmix_ray.config.names import AugmentationName, CouplingName, LikelihoodName
@@ -14,7 +14,21 @@ from cplmix_ray.config.training import Training
 class ModelSettings(Section):
     """Settings of the arms."""
 
-    n_categories: int = Field(10, ge=1, description="Number of categories K (cell types to find).")
+    n_categories: PositiveInt | Literal["auto"] = Field(
+        10,
+        description=(
+            "Number of categories K (cell types to find). auto: as many as tests tell apart in the cells before "
+            "training; only for cells, with --align-guess above 0."
+        ),
+    )
+    min_cells_per_category: int = Field(
+        10,
+        ge=0,
+        description=(
+            "Number of cells below which a category is too small to be relied on: a warning after training names "
+            "those that have fewer. It changes no result."
+        ),
+    )
     overcluster: int = Field(
         1,
         ge=1,
@@ -98,14 +112,25 @@ class ModelSettings(Section):
     shared_parameters: bool = Field(False, description="Share one set of network weights between all arms.")
 
     @property
+    def n_k(self) -> int:
+        """Number of categories K.
+
+        Raises:
+            ValueError: it is auto, and the cells have not been seen.
+        """
+        if self.n_categories == "auto":
+            raise ValueError("The number of categories is found in the cells, and is not known yet.")
+        return self.n_categories
+
+    @property
     def n_fine(self) -> int:
         """Number of categories of the first stage, before they are merged."""
-        return self.overcluster * self.n_categories
+        return self.overcluster * self.n_k
 
     @property
     def temperature(self) -> float:
         """tau, or its default 1/K."""
-        return 1.0 / self.n_categories if self.tau is None else self.tau
+        return 1.0 / self.n_k if self.tau is None else self.tau
 
 
 class Copies(Section):
@@ -283,7 +308,7 @@ class CplMixVAEConfig(RunConfig):
         "model.gumbel_temperature",
     }
     # Only the path of the augmenter; its content is compared by checksum.
-    resumable_settings: ClassVar[frozenset[str]] = frozenset({"copies.augmenter"})
+    resumable_settings: ClassVar[frozenset[str]] = frozenset({"copies.augmenter", "model.min_cells_per_category"})
 
     family: Literal["cplmixvae"] = Field("cplmixvae", description="Model family.")
     copies: Copies = Copies()
@@ -299,7 +324,8 @@ class CplMixVAEConfig(RunConfig):
             return None
         if self.alignment.initial_clustering != "auto":
             return self.alignment.initial_clustering
-        return "mixtures" if self.model.n_categories <= _MIXTURES_UP_TO else "ensemble"
+        found = self.model.n_categories == "auto"
+        return "mixtures" if found or self.model.n_k <= _MIXTURES_UP_TO else "ensemble"
 
     @property
     def guesses(self) -> bool:
@@ -333,6 +359,15 @@ class CplMixVAEConfig(RunConfig):
             raise ValueError(
                 "alignment.align_guess: the initial clustering has K categories and cannot be combined with "
                 "over-clustering; set overcluster to 1, or align_guess and guess to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_categories(self) -> "CplMixVAEConfig":
+        if self.model.n_categories == "auto" and (not self.guesses or self.clustered_by != "mixtures"):
+            raise ValueError(
+                "model.n_categories: auto finds the types of cells with the initial clustering 'mixtures', which these "
+                "settings do not use; give a number larger than expected, and reduce it with cplmix prune"
             )
         return self
 

@@ -33,12 +33,14 @@ class ArmTables:
             The first is that of the whole cell; others, if any, are those of each arm's share of it.
         neighbor_index: finds neighbors among the cells in memory, for cells on disk.
         augmenter: makes learned augmentations; part of the tables because workers do not read its files.
+        n_categories: K of the initial clustering, if there is one.
     """
 
     neighbors: np.ndarray | None = None
     guess: np.ndarray | None = None
     neighbor_index: NeighborIndex | None = None
     augmenter: FrozenAugmenter | None = None
+    n_categories: int | None = None
 
 
 def build_arm_dataset(source: "Source", config: CplMixVAEConfig, root: str | Path = "") -> "Dataset":
@@ -93,10 +95,10 @@ def build_arm_dataset(source: "Source", config: CplMixVAEConfig, root: str | Pat
         design_nv=design_matrix(covariates, values, slice(None)) if covariates else None,
         batch_n=values[covariates[0].name] if covariates and covariates[0].name == given.batch_key else None,
     )
-    tables = ArmTables(neighbors.neighbours, neighbors.guess, neighbors.places, augmenter)
+    tables = ArmTables(neighbors.neighbours, neighbors.guess, neighbors.places, augmenter, neighbors.n_categories)
     main = Modality(fitted.matrix, fitted.preparation)
     training = TrainingSet({MAIN: main}, train_idx, val_idx, tables, covariates=values)
-    notes = (*source.notes, *fitted.notes, *found, *unknown, *_disk_notes(training))
+    notes = (*source.notes, *fitted.notes, *found, *unknown, *_disk_notes(training), *_found_categories(config, tables))
     batch_n = batches_of(source.adata.obs, given.batch_key)
     return Dataset(training, source.labels_n, source.name, notes, source.truth_nm, source.factors, batch_n)
 
@@ -108,14 +110,21 @@ def _initial_clustering(config: CplMixVAEConfig) -> "Clusterer | None":
     if config.clustered_by is None:
         return None
     if config.clustered_by == "ensemble":
-        return partial(cluster_by_ensemble, n_categories=config.model.n_categories, seed=config.seed)
+        return partial(cluster_by_ensemble, n_categories=config.model.n_k, seed=config.seed)
     return partial(
         cluster_by_mixtures,
-        n_categories=config.model.n_categories,
+        n_categories=None if config.model.n_categories == "auto" else config.model.n_categories,
         n_arms=config.model.n_arms,
         start=config.alignment.mixture_start,
         seed=config.seed,
     )
+
+
+def _found_categories(config: CplMixVAEConfig, tables: ArmTables) -> tuple[str, ...]:
+    if config.model.n_categories != "auto":
+        return ()
+    what = "type" if tables.n_categories == 1 else "types"
+    return (f"--n-categories auto: tests tell {tables.n_categories} {what} apart in these cells.",)
 
 
 def resolved_likelihood(config: CplMixVAEConfig, preparation: Preparation) -> str:

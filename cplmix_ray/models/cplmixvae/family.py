@@ -69,7 +69,7 @@ class CplMixVAEFamily(Family):
 
     def check_source(self, source: "Source", config: RunConfig) -> None:
         n_categories = _own(config).model.n_categories
-        if source.n_cells < n_categories:
+        if n_categories != "auto" and source.n_cells < n_categories:
             raise InputError(
                 f"{source.name} has {source.n_cells} cells, fewer than --n-categories {n_categories}; lower "
                 f"--n-categories or give more cells."
@@ -94,6 +94,8 @@ class CplMixVAEFamily(Family):
         kinds = augmentations_for(own, data.preparation, data.matrix) or ("none",)
         model = resolved_model(own, data.preparation)
         settled = {name: getattr(model, name) for name in ("likelihood", "decoder", "reconstruct")}
+        if model.n_categories == "auto":
+            settled["n_categories"] = data.tables.n_categories
         first_stage = own.alignment.steps(own.training.steps(len(data.train_idx)))
         clustering = own.clustered_by or own.alignment.initial_clustering
         return own.with_settings(
@@ -132,7 +134,7 @@ class CplMixVAEFamily(Family):
     ) -> None:
         from cplmix_ray.models.cplmixvae.evaluation import annotate_categories
 
-        annotate_categories(adata, outputs, _own(config).model.n_categories, key)
+        annotate_categories(adata, outputs, _own(config).model.n_k, key)
 
     def gene_tables(self, model: Model, preparations: Mapping[str, Preparation]) -> "dict[str, pd.DataFrame]":
         """Loadings of the state on the genes, in units of the prepared cells: a column for each category and state
@@ -184,12 +186,11 @@ class CplMixVAEFamily(Family):
         part = f"{100 * first:.0f} % of the steps" if first < 1 else f"{first} steps"
         return f"K = {k}, first stage (with another loss) {part}" if first else f"K = {k}"
 
-    def remarks(self, metrics: Mapping[str, Any], config: RunConfig) -> list[str]:
-        n_categories, first_stage = _own(config).model.n_categories, _own(config).alignment.align_steps
-        found = []
-        if metrics["populated"] <= n_categories / 2:
-            remedies = _remedies_for_empty_categories(_own(config))
-            found = [f"Only {metrics['populated']:g} of {n_categories} categories contain cells; try {remedies}."]
+    def remarks(self, metrics: Mapping[str, Any], outputs: Mapping[str, np.ndarray], config: RunConfig) -> list[str]:
+        from cplmix_ray.models.cplmixvae.category_sizes import size_remarks
+
+        first_stage = _own(config).alignment.align_steps
+        found = size_remarks(outputs["probs_nk"].argmax(axis=1), _own(config))
         if 0 < metrics["steps"] <= first_stage:
             found.append(
                 f"All {metrics['steps']} steps belong to the first stage, so state and decoder are not trained; raise "
@@ -235,15 +236,6 @@ class CplMixVAEFamily(Family):
     def checkpoint_facts(self, data: TrainingSet) -> dict[str, Any]:
         augmenter = data.tables.augmenter
         return {"augmenter": None if augmenter is None else augmenter.checksum}
-
-
-def _remedies_for_empty_categories(config: CplMixVAEConfig) -> str:
-    """Settings with which arms use more categories. The plain softmax has no tau; with the coupling 'agreement' lambda
-    does not matter, since a single category satisfies it."""
-    if config.objective.coupling == "agreement":
-        return f"a --marginal above {config.objective.marginal:g}, or more steps"
-    tau = f"a --tau below {config.model.temperature:g}, " if config.model.posterior == "tempered" else ""
-    return f"{tau}a smaller --lam, or more steps"
 
 
 def _own(config: RunConfig) -> CplMixVAEConfig:

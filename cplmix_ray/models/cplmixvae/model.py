@@ -55,7 +55,7 @@ class CoupledArms(Model):
         self.guess = None if guessed is None else torch.as_tensor(guessed)
         prior = None
         if self.guess is not None:
-            prior = log_abundances(self.guess[data.train_idx, 0], config.model.n_categories).to(self.device)
+            prior = log_abundances(self.guess[data.train_idx, 0], config.model.n_k).to(self.device)
         kinds = augmentations_for(config, self.preparation, data.matrix)
         augmentations = build_augmentations(
             kinds, config.copies, self.preparation, data.tables, context.cells.pick_neighbors

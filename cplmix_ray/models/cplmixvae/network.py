@@ -75,7 +75,7 @@ class PackedArms(nn.Module):
         self.precision = precision
         self.n_arms, self.model, self.shape = n_arms, model, shape
         n_sets = 1 if model.shared_parameters else n_arms
-        n_k, n_d, n_b = model.n_categories, model.state_dim, model.bottleneck
+        n_k, n_d, n_b = model.n_k, model.state_dim, model.bottleneck
         content = model.encoder_view == "content"
         if content:
             assert shape.image_shape is not None
@@ -185,7 +185,7 @@ class PackedArms(nn.Module):
         """Set the category of each fine category, shape (fine,), for all arms."""
         assert self.pool is not None
         with torch.no_grad():
-            self.pool.copy_(nn.functional.one_hot(groups, self.model.n_categories).to(self.pool))
+            self.pool.copy_(nn.functional.one_hot(groups, self.model.n_k).to(self.pool))
 
     def state(
         self, z_anb: Tensor, c_ank: Tensor, cells: ArmRows | None = None, v_anv: Tensor | None = None

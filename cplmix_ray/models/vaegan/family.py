@@ -119,7 +119,7 @@ class VAEGANFamily(Family):
     ) -> tuple[Scores, list[Scores]]:
         return {}, [{"log_likelihood": float(value)} for value in outputs["log_likelihood_u"]]
 
-    def remarks(self, metrics: Mapping[str, Any], config: RunConfig) -> list[str]:
+    def remarks(self, metrics: Mapping[str, Any], outputs: Mapping[str, np.ndarray], config: RunConfig) -> list[str]:
         lines = [
             f"Copies of the {metrics['n_measured']:g} {metrics['measured_on']} cells differ from their cell by "
             f"{metrics['copy_distance']:.3g} of its norm; noise-free copies by {metrics['noise_free_distance']:.3g}."

@@ -1,0 +1,85 @@
+"""Test of whether two groups of cells are two types: whether there is a gap between them on a held-out axis.
+
+Any cells can be divided in two, and the halves then differ. Two types differ in another way: between them there are few
+cells. The cells are projected on the axis that best discriminates between both groups (Fisher's linear discriminant),
+and the dip test (Hartigan and Hartigan 1985) asks whether the projections have one mode. A continuous state has one
+mode whatever its distribution within a type, so that the ends of a state are not taken for types. The axis is found in
+other cells than those that are projected on it: an axis that is chosen for its gap shows one in any cells.
+"""
+
+import numpy as np
+from diptest import diptest
+from scipy.stats import combine_pvalues
+
+FOLDS = 5
+"""Parts of the cells; the cells of a part are projected on the axis of the other parts."""
+FEWEST = 5
+"""Cells that each of two groups must have."""
+_SHRINKAGE = 0.1
+"""Weight of the identity matrix in the covariance from which the axis is computed."""
+_NEAR = 2
+"""Of a group that is larger than the other, so many times the other's cells are compared, those nearest to it."""
+_LEAST_P = 1e-16
+"""p-values below it are only known to be smaller."""
+
+
+def discriminant_axis(lower_np: np.ndarray, upper_np: np.ndarray) -> np.ndarray:
+    """Axis (p,) of Fisher's linear discriminant, along which ``upper_np`` is above ``lower_np``."""
+    apart_p = upper_np.mean(axis=0) - lower_np.mean(axis=0)
+    scatter_pp = sum((each - each.mean(axis=0)).T @ (each - each.mean(axis=0)) for each in (lower_np, upper_np))
+    within_pp = scatter_pp / max(len(lower_np) + len(upper_np) - 2, 1)
+    identity_pp = np.eye(len(apart_p)) * (np.trace(within_pp) / len(apart_p) + 1e-12)
+    return np.linalg.solve((1 - _SHRINKAGE) * within_pp + _SHRINKAGE * identity_pp, apart_p)
+
+
+def separation_p_value(
+    points_np: np.ndarray, upper_n: np.ndarray, fold_n: np.ndarray, batch_n: np.ndarray | None = None
+) -> float:
+    """p-value of the hypothesis that two groups of cells are one type.
+
+    Args:
+        points_np: coordinates of the cells of both groups, (n, p).
+        upper_n: whether a cell belongs to the second group.
+        fold_n: 0..FOLDS-1, the part of each cell, at random.
+        batch_n: batch of each cell. The test is then made within each batch that has enough cells of both groups, and
+            its p-values are combined (Fisher's method): groups that no batch has together cannot be told from batches.
+
+    Returns:
+        The p-value; 1 where a group has fewer than FEWEST cells.
+    """
+    if min(upper_n.sum(), (~upper_n).sum()) < FEWEST:
+        return 1.0
+    along_n = _held_out_projection(points_np, upper_n, fold_n)
+    if along_n is None:
+        return 1.0
+    if batch_n is None:
+        return _dip_p_value(along_n, upper_n)
+    cells_b = [np.flatnonzero(batch_n == batch) for batch in np.unique(batch_n)]
+    enough = [cells_m for cells_m in cells_b if min(upper_n[cells_m].sum(), (~upper_n[cells_m]).sum()) >= FEWEST]
+    p_values = [_dip_p_value(along_n[cells_m], upper_n[cells_m]) for cells_m in enough]
+    return float(combine_pvalues(np.maximum(p_values, _LEAST_P)).pvalue) if p_values else 1.0
+
+
+def _held_out_projection(points_np: np.ndarray, upper_n: np.ndarray, fold_n: np.ndarray) -> np.ndarray | None:
+    """Projection of each cell on the axis of the other parts, in units of the spread within both groups of those; 0 is
+    halfway between them. None if the other parts lack a group."""
+    along_n = np.empty(len(points_np))
+    for fold in range(FOLDS):
+        lower_mp, upper_mp = points_np[(fold_n != fold) & ~upper_n], points_np[(fold_n != fold) & upper_n]
+        if min(len(lower_mp), len(upper_mp)) < 2:
+            return None
+        axis_p = discriminant_axis(lower_mp, upper_mp)
+        lower_m, upper_m = lower_mp @ axis_p, upper_mp @ axis_p
+        spread = np.sqrt((lower_m.var() * len(lower_m) + upper_m.var() * len(upper_m)) / (len(lower_m) + len(upper_m)))
+        here_n = fold_n == fold
+        along_n[here_n] = (points_np[here_n] @ axis_p - (lower_m.mean() + upper_m.mean()) / 2) / (spread + 1e-12)
+    return along_n
+
+
+def _dip_p_value(along_n: np.ndarray, upper_n: np.ndarray) -> float:
+    """p-value of the dip test in an interval around 0 in which the smaller group is not hidden by the larger: a density
+    of one mode has one in every interval."""
+    room = _NEAR * int(min(upper_n.sum(), (~upper_n).sum()))
+    below_m, above_m = np.sort(-along_n[along_n < 0])[:room], np.sort(along_n[along_n >= 0])[:room]
+    inside_m = np.concatenate([-below_m, above_m])
+    return float(diptest(inside_m)[1]) if len(inside_m) >= 2 * FEWEST else 1.0
