@@ -15,6 +15,7 @@ import pandas as pd
 from cplmix_ray.analysis.differential_expression import Comparison, differential_expression
 from cplmix_ray.analysis.expression import batch_of, cells_at, expected_expression, genes_of
 from cplmix_ray.checkpoints.checkpoint import write_only_checkpoint
+from cplmix_ray.checkpoints.reference_file import write_reference
 from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.config import load_preset
 from cplmix_ray.config.by_name import with_settings
@@ -201,12 +202,40 @@ class CplMixVAE:
         return self.metrics
 
     @_errors_in_python()
-    def get_assignments(self, adata: anndata.AnnData | None = None) -> pd.Series:
-        """Category of each cell, "0".."K-1", as a categorical series with the names of the cells as its index."""
+    def get_assignments(self, adata: anndata.AnnData | None = None, unknown: bool = False) -> pd.Series:
+        """Category of each cell, "0".."K-1", as a categorical series with the names of the cells as its index.
+
+        Args:
+            unknown: give cells with a novelty above 1 (:meth:`get_novelty`) the category "unknown".
+        """
         probs_nk, names = self._infer("probs_nk", adata)
         categories = [str(k) for k in range(probs_nk.shape[1])]
         codes = pd.Categorical.from_codes(probs_nk.argmax(axis=1), categories=categories)
-        return pd.Series(codes, index=names, name="cplmix_category")
+        category_n = pd.Series(codes, index=names, name="cplmix_category")
+        if not unknown:
+            return category_n
+        novelty_n = self._compared("novelty_n", adata)[0]
+        return category_n.cat.add_categories("unknown").mask(novelty_n > 1, "unknown")
+
+    @_errors_in_python()
+    def get_confidence(self, adata: anndata.AnnData | None = None) -> pd.Series:
+        """Calibrated probability that each cell belongs to its category (docs/metrics.md#confidence).
+
+        Raises:
+            InputError: the model has no reference cells: it was trained on images, or saved by an earlier version.
+        """
+        confidence_n, names = self._compared("confidence_n", adata)
+        return pd.Series(confidence_n, index=names, name="cplmix_confidence")
+
+    @_errors_in_python()
+    def get_novelty(self, adata: anndata.AnnData | None = None) -> pd.Series:
+        """How unlike the training cells a cell is; 1 % of the validation cells are above 1 (docs/metrics.md#novelty).
+
+        Raises:
+            InputError: the model has no reference cells: it was trained on images, or saved by an earlier version.
+        """
+        novelty_n, names = self._compared("novelty_n", adata)
+        return pd.Series(novelty_n, index=names, name="cplmix_novelty")
 
     @_errors_in_python()
     def get_probabilities(self, adata: anndata.AnnData | None = None) -> np.ndarray:
@@ -330,7 +359,9 @@ class CplMixVAE:
         with lock_folder(folder.path, _Notes().say):
             folder.require_room_for_model(overwrite)
             try:
-                write_only_checkpoint(folder.checkpoints, Snapshot(model.step, model.model.parts()), facts)
+                written = write_only_checkpoint(folder.checkpoints, Snapshot(model.step, model.model.parts()), facts)
+                if model.reference:
+                    write_reference(written, model.reference)
             except OSError as error:
                 raise unwritten(folder.checkpoints, error) from None
 
@@ -397,6 +428,15 @@ class CplMixVAE:
     def _infer(self, output: str, adata: anndata.AnnData | None) -> tuple[np.ndarray, pd.Index]:
         model, source, prepared = self._prepared(adata)
         return model.infer(prepared, [output])[output], source.adata.obs_names
+
+    def _compared(self, output: str, adata: anndata.AnnData | None) -> tuple[np.ndarray, pd.Index]:
+        model, source, prepared = self._prepared(adata)
+        if not model.reference:
+            raise InputError(
+                "This model has no reference cells to compare cells with; train a model on cells with this version."
+            )
+        wanted = [name for name, each in model.family.outputs.items() if each.predicted]
+        return model.compared(prepared, model.infer(prepared, wanted))[output], source.adata.obs_names
 
     def _require_trained(self) -> TrainedModel:
         if self._trained is None:

@@ -26,7 +26,7 @@ LEVELS = [
     {"pruning", "tuning"},
     {"benchmarks"},
     {"api", "cli"},
-    {"train", "tune", "evaluate", "prune", "predict", "de", "compare", "augment", "simulate", "bench"},
+    {"train", "tune", "evaluate", "prune", "predict", "de", "compare", "splits", "augment", "simulate", "bench"},
 ]
 LEVEL_OF = {folder: level for level, folders in enumerate(LEVELS) for folder in folders}
 

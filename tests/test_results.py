@@ -37,8 +37,9 @@ LINE = (
     f"--bottleneck 8 --batch-size 32 --val-fraction 0.25 --log-every 5 --evaluate-every 10 --checkpoint-every 20 "
     f"--lam 0.5 --beta 0.7 --lr 0.01 --engine local --threads 1"
 ).split()
+IN_OBS = ("category", "confidence", "max_prob", "uncertain")
 LABEL_SCORES = {"acc", "ari", "nmi"}
-CONSENSUS_SCORES = {"acc_of_arms", "ece", "error_auc"}
+CONSENSUS_SCORES = {"acc_of_arms", "ece", "ece_uncalibrated", "error_auc"}
 """Scores against labels that are those of the consensus alone."""
 
 
@@ -151,6 +152,7 @@ def test_the_run_folder_holds_what_is_documented_and_nothing_half_written(run):
         "config.yaml",
         "metrics.json",
         "reliability.csv",
+        "reliability.png",
         "result.h5ad",
         "checkpoints",
         "tensorboard",
@@ -195,7 +197,7 @@ def test_the_saved_configuration_is_the_one_asked_for(run):
 def test_metrics_are_flat_and_go_by_their_names(run):
     metrics = run.metrics
     assert all(isinstance(value, int | float | str) for value in metrics.values())
-    scores = LABEL_SCORES | CONSENSUS_SCORES | {"consensus", "agreement", "amp", "kl_qc_pc", "populated"}
+    scores = LABEL_SCORES | CONSENSUS_SCORES | {"consensus", "agreement", "amp", "kl_qc_pc", "populated", "uncertain"}
     assert scores | {"reconstruction", "steps", "seconds"} <= set(metrics)
     assert {name for name in metrics if name.startswith("val_")} == {f"val_{name}" for name in scores}
     assert (metrics["steps"], metrics["n_cells"], metrics["n_arms"]) == (STEPS, CELLS, ARMS)
@@ -237,11 +239,16 @@ def test_metrics_are_those_of_the_annotated_cells(run):
 def test_the_reliability_of_the_confidence_is_that_of_the_annotated_cells(run, tmp_path):
     named = run.result[run.result.obs["cell_type"].notna()].obs
     table = pd.read_csv(run.out / "reliability.csv")
-    assert table["cells"].sum() == len(named)
-    mean = {name: np.average(table[name], weights=table["cells"]) for name in ("confidence", "correct")}
-    assert mean == pytest.approx({"confidence": named["cplmix_confidence"].mean(), "correct": run.metrics["acc"]})
-    gap = (table["cells"] * (table["confidence"] - table["correct"]).abs()).sum() / len(named)
-    assert run.metrics["ece"] == pytest.approx(gap)
+    for kind, column, score in (
+        ("calibrated", "cplmix_confidence", "ece"),
+        ("probability", "cplmix_max_prob", "ece_uncalibrated"),
+    ):
+        rows = table[table["of"] == kind]
+        assert rows["cells"].sum() == len(named)
+        mean = {name: np.average(rows[name], weights=rows["cells"]) for name in ("confidence", "correct")}
+        assert mean == pytest.approx({"confidence": named[column].mean(), "correct": run.metrics["acc"]})
+        gap = (rows["cells"] * (rows["confidence"] - rows["correct"]).abs()).sum() / len(named)
+        assert run.metrics[score] == pytest.approx(gap)
     command(evaluate, "--run", run.out, "--out", tmp_path / "scores.json")
     pd.testing.assert_frame_equal(pd.DataFrame(read_json(tmp_path / "scores.json")["reliability"]), table)
 
@@ -270,7 +277,11 @@ def test_every_cell_has_a_category_and_a_confidence(run):
     assert list(category.cat.categories) == [str(k) for k in range(K)]
     probs = result.obsm["cplmix_probs"]
     np.testing.assert_array_equal(category.cat.codes, probs.argmax(1))
-    np.testing.assert_allclose(result.obs["cplmix_confidence"], probs.max(1))
+    np.testing.assert_allclose(result.obs["cplmix_max_prob"], probs.max(1))
+    assert result.obs["cplmix_confidence"].between(0, 1).all()
+    assert result.obs["cplmix_uncertain"][result.obs["cplmix_confidence"] < 0.5].all()
+    assert run.metrics["uncertain"] == pytest.approx(result.obs["cplmix_uncertain"].mean())
+    assert f"{result.obs['cplmix_uncertain'].sum()} of {CELLS} cells are uncertain" in run.said
 
 
 def test_probabilities_are_probabilities_and_states_have_their_dimensions(run):
@@ -314,7 +325,7 @@ def test_a_median_library_is_settled_once_for_resume_and_predict(tmp_path):
 def test_what_the_user_had_is_unchanged(run):
     before, after = anndata.read_h5ad(run.data), run.result
     assert_users_own_is_unchanged(before, after)
-    assert set(after.obs) - set(before.obs) == {"cplmix_category", "cplmix_confidence"}
+    assert set(after.obs) - set(before.obs) == {f"cplmix_{name}" for name in IN_OBS}
     assert set(after.obsm) - set(before.obsm) == {"X_cplmix", "cplmix_probs"}
     assert set(after.uns) - set(before.uns) == {"cplmix_ray"}
 
@@ -371,7 +382,7 @@ def test_key_added_renames_everything(run, tmp_path):
     annotated = predict_on(run, planted(), tmp_path, "--key-added", "mine")
     assert_same_annotation(run.result, annotated, "mine")
     before = planted()
-    assert set(annotated.obs) - set(before.obs) == {"mine_category", "mine_confidence"}
+    assert set(annotated.obs) - set(before.obs) == {f"mine_{name}" for name in (*IN_OBS, "novelty")}
     assert set(annotated.obsm) - set(before.obsm) == {"X_mine", "mine_probs"}
     assert len(set(annotated.uns) - set(before.uns)) == 1
     assert "cplmix_ray" not in annotated.uns

@@ -10,6 +10,7 @@ from cplmix_ray.utils.home import expand_home
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
 class RunFolder:
@@ -81,3 +82,6 @@ class RunFolder:
 
     def write_table(self, name: str, table: "pd.DataFrame") -> None:
         write_whole(self.path / f"{name}.csv", lambda path: table.to_csv(path, index=False, lineterminator="\n"))
+
+    def write_figure(self, name: str, figure: "Figure") -> None:
+        write_whole(self.path / f"{name}.png", lambda path: figure.savefig(path, dpi=150, format="png"))

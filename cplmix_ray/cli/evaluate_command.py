@@ -67,7 +67,8 @@ def _evaluate(command: Evaluate, out: Path) -> None:
     if source.n_cells == 0:
         raise InputError(f"{source.name} contains no cells.")
     family = model.family
-    outputs = model.infer(model.prepare(source))
+    prepared = model.prepare(source)
+    outputs = model.compared(prepared, model.infer(prepared), new=not own)
     consensus, units = family.scores(outputs, source, model.config)
     n_features = sum(len(preparation.var_names) for preparation in model.preparations.values())
     print(f"{source.name}: {source.n_cells} cells, {n_features} genes, step {model.step}.")
@@ -78,6 +79,8 @@ def _evaluate(command: Evaluate, out: Path) -> None:
     for line in filter(None, (score_line(title, scores) for title, scores in rows)):
         print(line)
     by_unit = {f"{family.unit}s": units}
+    for line in family.cell_counts(outputs):
+        print(line)
     for line in family.cell_remarks(outputs, source.adata.obs, model.config):
         print(line)
     batch_n = batches_of(source.adata.obs, model.config.input.batch_key)

@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "annotate cells with a trained model",
     "de": "find the genes that differ between two conditions inside each category",
     "compare": "compare the categories of two results on the same cells",
+    "splits": "test which categories are separate types",
     "augment": "learn an augmentation of cells, for train --copies learned",
     "simulate": "simulate cells with known types and states",
     "bench": "compare methods and settings, measure speed",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from cplmix_ray.cli.output_paths import output_h5ad
-from cplmix_ray.cli.parser import loading, parse_line
+from cplmix_ray.cli.parser import Flag, loading, parse_line
 from cplmix_ray.cli.score_line import score_line
 from cplmix_ray.utils.errors import InputError
 from cplmix_ray.utils.output_lock import lock_file
@@ -32,7 +32,10 @@ class Predict:
     subset: int | None = None
     """Annotate only this many cells, drawn with the seed of the run; default: all."""
     key_added: str = "cplmix"
-    """Prefix of the added names: obs <key>_category and <key>_confidence, obsm X_<key> and <key>_probs."""
+    """Prefix of the added names: obs <key>_category, <key>_confidence, <key>_max_prob, <key>_uncertain and
+    <key>_novelty, obsm X_<key> and <key>_probs."""
+    unknown: Flag = False
+    """Give cells with a novelty above 1, which 1 % of the validation cells have, the category 'unknown'."""
 
 
 def predict(args: list[str]) -> None:
@@ -51,7 +54,7 @@ def _predict(command: Predict, out: Path) -> None:
         from cplmix_ray.data.io.read import read_source
         from cplmix_ray.data.io.write_h5ad import write_cells
         from cplmix_ray.evaluation.trained_model import TrainedModel
-        from cplmix_ray.runs.results import annotate
+        from cplmix_ray.runs.results import annotate, with_unknown
 
     model = TrainedModel.load(command.run)
     layer = command.layer if command.layer is not None or is_table(command.data) else model.config.input.layer
@@ -61,17 +64,25 @@ def _predict(command: Predict, out: Path) -> None:
         print(note)
     family = model.family
     wanted = [name for name, output in family.outputs.items() if output.predicted]
-    outputs = model.infer(model.prepare(source), wanted)
+    prepared = model.prepare(source)
+    outputs = model.compared(prepared, model.infer(prepared, wanted))
+    if command.unknown and "novelty_n" not in outputs:
+        raise InputError(
+            f"--unknown needs the novelty of cells, and the model of {command.run} has no reference cells; leave it "
+            f"out, or train the model again (cells only)."
+        )
     remarks = family.cell_remarks(outputs, source.adata.obs, model.config)  # of the file as it was given
     scores = family.unlabelled_scores(outputs)
     annotate(source.adata, outputs, model, scores, command.key_added)
+    if command.unknown:
+        with_unknown(source.adata, command.key_added)
     write_cells(out, source.adata)
     if source.matrix.note is not None:
         print(source.matrix.note)
     line = score_line(f"{source.n_cells} cells", scores)
     if line:
         print(line)
-    for remark in remarks:
+    for remark in (*family.cell_counts(outputs), *remarks):
         print(remark)
     added = [f"{place}['{name}']" for place in ("obs", "obsm") for name in getattr(source.adata, place)]
     print(f"Results are in {out}: {', '.join(name for name in added if command.key_added in name)}.")

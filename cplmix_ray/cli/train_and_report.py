@@ -21,6 +21,7 @@ _RESULTS = (
     "manifest.json",
     "metrics.json",
     "reliability.csv",
+    "reliability.png",
     "batches.csv",
     "checkpoints",
     "tensorboard",
@@ -115,7 +116,8 @@ def say_remarks(run: "RunResult", source: "Source", display: Display) -> None:
     """Print what the user should know of the result."""
     family, settled = run.model.family, run.model.config
     found = family.cell_remarks(run.outputs, source.adata.obs, settled)
-    for line in (*family.remarks(run.metrics, run.outputs, settled), *found):
+    counts = family.cell_counts(run.outputs)
+    for line in (*counts, *family.remarks(run.metrics, run.outputs, settled), *found):
         display.say(line)
 
 

@@ -7,6 +7,8 @@ mode whatever its distribution within a type, so that the ends of a state are no
 other cells than those that are projected on it: an axis that is chosen for its gap shows one in any cells.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from diptest import diptest
 from scipy.stats import combine_pvalues
@@ -32,10 +34,31 @@ def discriminant_axis(lower_np: np.ndarray, upper_np: np.ndarray) -> np.ndarray:
     return np.linalg.solve((1 - _SHRINKAGE) * within_pp + _SHRINKAGE * identity_pp, apart_p)
 
 
+@dataclass(frozen=True)
+class Separation:
+    """How far apart two groups of cells are.
+
+    Attributes:
+        p_value: of the hypothesis that they are one type; 1 where a group has fewer than FEWEST cells.
+        deviations: difference between their means on the held-out axis, in standard deviations within the groups; NaN
+            where a group has too few cells to find an axis.
+    """
+
+    p_value: float
+    deviations: float
+
+
 def separation_p_value(
     points_np: np.ndarray, upper_n: np.ndarray, fold_n: np.ndarray, batch_n: np.ndarray | None = None
 ) -> float:
-    """p-value of the hypothesis that two groups of cells are one type.
+    """The p-value of :func:`separation`."""
+    return separation(points_np, upper_n, fold_n, batch_n).p_value
+
+
+def separation(
+    points_np: np.ndarray, upper_n: np.ndarray, fold_n: np.ndarray, batch_n: np.ndarray | None = None
+) -> Separation:
+    """Test the hypothesis that two groups of cells are one type.
 
     Args:
         points_np: coordinates of the cells of both groups, (n, p).
@@ -43,21 +66,20 @@ def separation_p_value(
         fold_n: 0..FOLDS-1, the part of each cell, at random.
         batch_n: batch of each cell. The test is then made within each batch that has enough cells of both groups, and
             its p-values are combined (Fisher's method): groups that no batch has together cannot be told from batches.
-
-    Returns:
-        The p-value; 1 where a group has fewer than FEWEST cells.
     """
     if min(upper_n.sum(), (~upper_n).sum()) < FEWEST:
-        return 1.0
+        return Separation(1.0, np.nan)
     along_n = _held_out_projection(points_np, upper_n, fold_n)
     if along_n is None:
-        return 1.0
+        return Separation(1.0, np.nan)
+    deviations = float(along_n[upper_n].mean() - along_n[~upper_n].mean())
     if batch_n is None:
-        return _dip_p_value(along_n, upper_n)
+        return Separation(_dip_p_value(along_n, upper_n), deviations)
     cells_b = [np.flatnonzero(batch_n == batch) for batch in np.unique(batch_n)]
     enough = [cells_m for cells_m in cells_b if min(upper_n[cells_m].sum(), (~upper_n[cells_m]).sum()) >= FEWEST]
     p_values = [_dip_p_value(along_n[cells_m], upper_n[cells_m]) for cells_m in enough]
-    return float(combine_pvalues(np.maximum(p_values, _LEAST_P)).pvalue) if p_values else 1.0
+    p_value = float(combine_pvalues(np.maximum(p_values, _LEAST_P)).pvalue) if p_values else 1.0
+    return Separation(p_value, deviations)
 
 
 def _held_out_projection(points_np: np.ndarray, upper_n: np.ndarray, fold_n: np.ndarray) -> np.ndarray | None:

@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from cplmix_ray.checkpoints.checkpoint import Checkpoint, latest_checkpoint
+from cplmix_ray.checkpoints.reference_file import REFERENCE, read_reference
 from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.checkpoints.seeds_folder import SeedsFolder
 from cplmix_ray.config import RunConfig, parse_config
@@ -65,12 +66,14 @@ class TrainedModel:
         preparations: modality -> how its values were prepared.
         model: all units.
         step: number of steps that it was trained for.
+        reference: what the family kept of the training cells to compare others with; empty if nothing.
     """
 
     config: RunConfig
     preparations: Mapping[str, Preparation]
     model: Model
     step: int
+    reference: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def family(self) -> Family:
@@ -111,13 +114,14 @@ class TrainedModel:
         found = checkpoint.manifest["preparations"].items()
         preparations = {name: Preparation.from_dict(preparation) for name, preparation in found}
         try:
-            return cls.from_parts(config, preparations, checkpoint.parts, checkpoint.step)
+            model = cls.from_parts(config, preparations, checkpoint.parts, checkpoint.step)
         except (ValueError, KeyError, RuntimeError) as error:
             unit = family_of(config).unit
             raise InputError(
                 f"{checkpoint.path} does not contain the {unit}s of its own settings "
                 f"({' '.join(str(error).split())}); give the folder of another run."
             ) from None
+        return replace(model, reference=read_reference(checkpoint.path))
 
     def prepare(self, source: Source) -> PreparedCells:
         """Cells prepared as the training cells were.
@@ -153,6 +157,22 @@ class TrainedModel:
             outputs = infer_blocks(self.model, self.family, _zipped_blocks(cells, streams), cells.n_cells, names)
         require_finite_outputs(outputs, self.family, self.model.units, max(0, self.step - 1), "all cells")
         return outputs
+
+    def compared(self, cells: PreparedCells, outputs: dict[str, np.ndarray], new: bool = True) -> dict[str, np.ndarray]:
+        """The outputs of cells, and those that follow from a comparison with training cells, if the model has any.
+
+        Args:
+            new: the model was not trained on these cells.
+
+        Raises:
+            InputError: the file of the reference cells is not that of this model.
+        """
+        if not self.reference:
+            return outputs
+        try:
+            return outputs | self.family.compare(self.model, cells, outputs, self.reference, new)
+        except ValueError as error:
+            raise InputError(f"{REFERENCE} of the model does not fit it: {error}; train the model again.") from None
 
 
 def _zipped_blocks(cells: PreparedCells, streams: Mapping[str, Iterator[Rows]]) -> Iterator[CellBlock]:

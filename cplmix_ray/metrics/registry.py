@@ -167,12 +167,25 @@ for _metric in (
         needs_labels=True,
     ),
     Metric(
+        "ece_uncalibrated",
+        "min",
+        "`ece` of the largest probability of the consensus, before calibration. Absent where nothing is calibrated.",
+        label="ECE of probabilities",
+        needs_labels=True,
+    ),
+    Metric(
         "error_auc",
         "max",
         "Area under the ROC curve with which low confidence predicts that a cell is not correct. 1 is perfect, 0.5 is "
         "chance. Absent if all cells or none are correct.",
         label="AUC of errors",
         needs_labels=True,
+    ),
+    Metric(
+        "uncertain",
+        None,
+        "Share of cells that are marked as uncertain: two arms name different categories, or the confidence is below "
+        "0.5.",
     ),
     Metric(
         "agreement",

@@ -27,6 +27,7 @@ from cplmix_ray.utils.errors import InputError
 if TYPE_CHECKING:  # workers need no reader of files
     import anndata
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from cplmix_ray.data.dataset import Dataset
     from cplmix_ray.data.source import Source
@@ -226,10 +227,12 @@ class Outcome:
     Attributes:
         outputs: output -> values for all cells.
         scores: flat, for metrics.json.
+        reference: arrays with which other cells are compared, saved with the model; see :meth:`Family.compare`.
     """
 
     outputs: dict[str, np.ndarray]
     scores: dict[str, Any]
+    reference: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Family(ABC):
@@ -331,6 +334,26 @@ class Family(ABC):
             say: shows a message to the user.
         """
 
+    def compare(
+        self,
+        model: Model,
+        cells: PreparedCells,
+        outputs: Mapping[str, np.ndarray],
+        reference: Mapping[str, np.ndarray],
+        new: bool,
+    ) -> dict[str, np.ndarray]:
+        """Further outputs of cells, from a comparison with what the family kept of the training cells.
+
+        Args:
+            outputs: those of the same cells.
+            reference: as :meth:`evaluate` returned it; not empty.
+            new: the model was not trained on these cells.
+
+        Raises:
+            ValueError: the reference is not that of this model.
+        """
+        return {}
+
     def without_categories(self, config: RunConfig, parts: Parts, removed: Collection[int]) -> tuple[RunConfig, Parts]:
         """Settings and parts of a trained model without some of its categories, for training to continue.
 
@@ -412,6 +435,14 @@ class Family(ABC):
     def summary(self, config: RunConfig) -> str:
         """The settings in a few words, for the first lines of a run."""
         return ""
+
+    def figures(self, tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
+        """Drawings of the tables of :meth:`cell_tables`, by name."""
+        return {}
+
+    def cell_counts(self, outputs: Mapping[str, np.ndarray]) -> list[str]:
+        """Sentences that say how many cells have an unusual output."""
+        return []
 
     def cell_remarks(self, outputs: Mapping[str, np.ndarray], obs: "pd.DataFrame", config: RunConfig) -> list[str]:
         """Sentences for the user on how the outputs are related to the annotations of the cells."""

@@ -55,3 +55,9 @@ def annotate(
         "consensus": float(metrics.get("consensus", float("nan"))),
         "metrics": {name: value for name, value in metrics.items() if isinstance(value, int | float | str)},
     }
+
+
+def with_unknown(adata: anndata.AnnData, key: str) -> None:
+    """Give cells whose novelty is above 1 the category "unknown", in place."""
+    category = adata.obs[f"{key}_category"].cat.add_categories("unknown")
+    adata.obs[f"{key}_category"] = category.mask(adata.obs[f"{key}_novelty"] > 1, "unknown")

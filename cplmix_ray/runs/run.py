@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cplmix_ray.checkpoints.checkpoint import Checkpoint
+from cplmix_ray.checkpoints.reference_file import write_reference
 from cplmix_ray.checkpoints.run_folder import RunFolder
 from cplmix_ray.config import RunConfig, save_config
 from cplmix_ray.data.dataset import Dataset
@@ -133,6 +134,10 @@ def training_milestones(
     assert parts is not None  # a run without a checkpoint to start from takes at least one step
     model = TrainedModel.from_parts(config, data.training.preparations, parts, max(n_steps, start.step))
     outcome = family.evaluate(lambda: model.infer(data.training), model.model, data, config, progress.say)
+    saved = callback.saved if checkpoint is None or callback.snapshot is not None else checkpoint.path
+    if outcome.reference and saved is not None:
+        write_reference(saved, outcome.reference)
+    model = replace(model, reference=outcome.reference)
     metrics = {
         **outcome.scores,
         "steps": model.step,
@@ -146,7 +151,10 @@ def training_milestones(
         "seed": config.seed,
     }
     family.export(folder.path, model.model, data, config, metrics)
-    for name, table in family.cell_tables(outcome.outputs, data.labels_n, data.batch_n).items():
+    tables = family.cell_tables(outcome.outputs, data.labels_n, data.batch_n)
+    for name, table in tables.items():
         folder.write_table(name, table)
+    for name, figure in family.figures(tables).items():
+        folder.write_figure(name, figure)
     folder.write_metrics(metrics)
     return RunResult(metrics, model, outcome.outputs, callback.writer.history)

@@ -48,7 +48,9 @@ def export_best(setup: SearchSetup, best: TrialState, source: Source) -> int:
     _copy(run.tensorboard, partial.tensorboard)
     model = TrainedModel.load(partial.path)
     metrics = json.loads(partial.metrics.read_text(encoding="utf-8"))
-    write_result(partial.result, source, RunResult(metrics, model, model.infer(model.prepare(source))))
+    prepared = model.prepare(source)
+    outputs = model.compared(prepared, model.infer(prepared), new=False)
+    write_result(partial.result, source, RunResult(metrics, model, outputs))
     try:
         replace_tree(partial.path, target)
     except OSError as error:

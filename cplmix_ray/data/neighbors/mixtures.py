@@ -76,15 +76,15 @@ def mixture_categories(
     if n_categories is None:
         found_fit, found_n = _types(views[0], design_nv, batch_n, seed)
         n_categories = int(found_n.max()) + 1
-    n_components, shrinkage = min(max(_FEWEST_AXES, n_categories), _MOST_AXES), _shrinkage(n_categories)
+    n_components, shrinkage = mixture_settings(n_categories)
     n_fit = max(_FIT, _FIT_PER_CATEGORY * n_categories)
     fit = np.arange(n) if n <= n_fit else np.sort(np.random.default_rng([seed, 0x317]).choice(n, n_fit, False))
     correct = design_nv.shape[1] > 0
     whole_nk, whole_np, votes = np.zeros((n, n_categories)), views[0], []
     for number, view_np in enumerate(views):
-        points_np = _standardised(view_np[:, :n_components])
+        points_np = standardised(view_np[:, :n_components])
         if number and correct:
-            points_np = _standardised(without_effects_in_categories(points_np, design_nv, whole_nk))
+            points_np = standardised(without_effects_in_categories(points_np, design_nv, whole_nk))
         n_starts = max(_STARTS, _CATEGORIES_FITTED // n_categories) // (2 if number else 1)
         seeds = [int(s) for s in np.random.SeedSequence([seed, number]).generate_state(n_starts)]
         starts = [_start(points_np[fit], n_categories, start, seed_of_run) for seed_of_run in seeds]
@@ -94,14 +94,14 @@ def mixture_categories(
         mixture = _best_mixture(points_np[fit], starts, shrinkage)
         if not number and correct:
             whole_nk = mixture.posterior(points_np)
-            points_np = _standardised(without_effects_in_categories(points_np, design_nv, whole_nk))
+            points_np = standardised(without_effects_in_categories(points_np, design_nv, whole_nk))
             mixture = _best_mixture(points_np[fit], [whole_nk[fit]], shrinkage)
         posterior_nk = mixture.posterior(points_np)
         votes.append(posterior_nk.argmax(axis=1))
         if not number:
             whole_nk, whole_np = posterior_nk, _whitened(points_np, mixture)
     whole_n, *shares = votes
-    votes_nm = np.stack([whole_n, *(_renumbered(share_n, whole_n, n_categories) for share_n in shares)], axis=1)
+    votes_nm = np.stack([whole_n, *(renumbered(share_n, whole_n, n_categories) for share_n in shares)], axis=1)
     return Categories(whole_np, votes_nm, n_categories)
 
 
@@ -115,10 +115,10 @@ def _types(
     """Types that tests tell apart: rows of the cells in which they were counted, and the type of each of these."""
     n, rng = len(view_np), np.random.default_rng([seed, 0xC7])
     rows = np.arange(n) if n <= _COUNTED else np.sort(rng.choice(n, _COUNTED, replace=False))
-    points_mp, design_mv = _standardised(view_np[rows]), design_nv[rows]
+    points_mp, design_mv = standardised(view_np[rows]), design_nv[rows]
 
     def correct(q_mk: np.ndarray) -> np.ndarray:
-        return _standardised(without_effects_in_categories(points_mp, design_mv, q_mk))
+        return standardised(without_effects_in_categories(points_mp, design_mv, q_mk))
 
     division = divide(
         points_mp,
@@ -128,6 +128,11 @@ def _types(
         correct if design_nv.shape[1] else None,
     )
     return rows, division.category_n
+
+
+def mixture_settings(n_categories: int) -> tuple[int, float]:
+    """Number of principal components, and the cells with whose weight covariances are shrunk to the common one."""
+    return min(max(_FEWEST_AXES, n_categories), _MOST_AXES), _shrinkage(n_categories)
 
 
 def _best_mixture(points_np: np.ndarray, starts: Sequence[np.ndarray], shrinkage: float) -> Mixture:
@@ -150,7 +155,7 @@ def _start(points_np: np.ndarray, n_categories: int, start: Start, seed: int) ->
     return np.eye(n_categories, dtype=points_np.dtype)[category_n]
 
 
-def _standardised(points_np: np.ndarray) -> np.ndarray:
+def standardised(points_np: np.ndarray) -> np.ndarray:
     """Points whose overall standard deviation is 1."""
     return (points_np / (points_np.std() or 1.0)).astype(np.float32)
 
@@ -163,7 +168,7 @@ def _whitened(points_np: np.ndarray, mixture: Mixture) -> np.ndarray:
     return np.ascontiguousarray(points_np @ np.linalg.inv(np.linalg.cholesky(common_pp)).T, dtype=np.float32)
 
 
-def _renumbered(category_n: np.ndarray, reference_n: np.ndarray, n_categories: int) -> np.ndarray:
+def renumbered(category_n: np.ndarray, reference_n: np.ndarray, n_categories: int) -> np.ndarray:
     """Categories renumbered so that most cells have that of the reference."""
     joint_kl = np.zeros((n_categories, n_categories))
     np.add.at(joint_kl, (category_n, reference_n), 1)

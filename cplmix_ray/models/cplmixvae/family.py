@@ -20,6 +20,7 @@ from cplmix_ray.utils.errors import InputError
 if TYPE_CHECKING:
     import anndata
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from cplmix_ray.data.dataset import Dataset
     from cplmix_ray.data.source import Source
@@ -125,9 +126,32 @@ class CplMixVAEFamily(Family):
         say: Callable[[str], None],
     ) -> Outcome:
         from cplmix_ray.models.cplmixvae.evaluation import all_scores
+        from cplmix_ray.models.cplmixvae.model import CoupledArms
+        from cplmix_ray.models.cplmixvae.reference_cells import fit_reference
 
-        outputs = infer()
-        return Outcome(outputs, all_scores(outputs, data, config.seed))
+        assert isinstance(model, CoupledArms)
+        outputs, arrays = infer(), {}
+        reference = fit_reference(model, data.training, outputs, _own(config).model.n_k, config.seed)
+        if reference is not None:
+            arrays = reference.arrays()
+            outputs |= self.compare(model, data.training, outputs, arrays, new=False)
+        return Outcome(outputs, all_scores(outputs, data, config.seed), arrays)
+
+    def compare(
+        self,
+        model: Model,
+        cells: PreparedCells,
+        outputs: Mapping[str, np.ndarray],
+        reference: Mapping[str, np.ndarray],
+        new: bool,
+    ) -> dict[str, np.ndarray]:
+        """Calibrated confidence of the categories, ``confidence_n``, and of new cells their novelty, ``novelty_n``."""
+        from cplmix_ray.models.cplmixvae.model import CoupledArms
+        from cplmix_ray.models.cplmixvae.reference_cells import ReferenceCells, compare_with_reference
+
+        assert isinstance(model, CoupledArms)
+        kept = ReferenceCells.from_arrays(reference, model.preparation)
+        return compare_with_reference(kept, model, cells, outputs, novelty=new)
 
     def annotate(
         self, adata: "anndata.AnnData", outputs: Mapping[str, np.ndarray], config: RunConfig, key: str
@@ -152,13 +176,25 @@ class CplMixVAEFamily(Family):
         """With labels, confidence and share of correct cells by bin of confidence, as "reliability"; with batches,
         those of each category, as "batches"."""
         from cplmix_ray.metrics.batch_mixing import batch_table
-        from cplmix_ray.metrics.calibration import reliability_table
+        from cplmix_ray.metrics.calibration import both_reliability_tables
 
-        probs_nk = outputs["probs_nk"]
-        tables = {} if labels_n is None else {"reliability": reliability_table(labels_n, probs_nk)}
+        probs_nk, tables = outputs["probs_nk"], {}
+        if labels_n is not None:
+            tables["reliability"] = both_reliability_tables(labels_n, probs_nk, outputs.get("confidence_n"))
         if batch_n is not None:
             tables["batches"] = batch_table(probs_nk.argmax(axis=1), batch_n)
         return tables
+
+    def figures(self, tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
+        """The reliability diagram."""
+        from cplmix_ray.metrics.calibration import draw_reliability
+
+        return {"reliability": draw_reliability(tables["reliability"])} if "reliability" in tables else {}
+
+    def cell_counts(self, outputs: Mapping[str, np.ndarray]) -> list[str]:
+        from cplmix_ray.models.cplmixvae.evaluation import cell_counts
+
+        return cell_counts(outputs)
 
     def cell_remarks(self, outputs: Mapping[str, np.ndarray], obs: "pd.DataFrame", config: RunConfig) -> list[str]:
         from cplmix_ray.models.cplmixvae.batch_remarks import batch_remarks
