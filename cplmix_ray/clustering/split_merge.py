@@ -21,6 +21,7 @@ _FEWEST = 10
 """Smallest number of cells of a component that may be split; each half has half as many or more."""
 
 
+@np.errstate(invalid="ignore")  # see fit_mixture
 def split_and_merge(points_np: np.ndarray, mixture: Mixture, shrinkage: float) -> Mixture:
     """Merge two components and split another as long as that increases the likelihood.
 

@@ -43,6 +43,9 @@ class Mixture:
         return np.exp(log_nk - logsumexp(log_nk, axis=1, keepdims=True))
 
 
+# Products of small single-precision matrices sometimes set the flag of an invalid value although all are finite: BLAS
+# computes with what lies behind the matrix too. A value that is not finite would make the Cholesky factors fail.
+@np.errstate(invalid="ignore")
 def fit_mixture(points_np: np.ndarray, start_nk: np.ndarray, shrinkage: float, max_iterations: int = 150) -> Mixture:
     """Maximum likelihood by expectation maximisation.
 
