@@ -70,7 +70,8 @@ def test_the_result_is_the_consensus(trained):
     probs_nk = result.obsm["cplmix_probs"]
     np.testing.assert_allclose(probs_nk.sum(axis=1), 1, rtol=1e-5)
     assert (result.obs["cplmix_category"].astype(int) == probs_nk.argmax(axis=1)).all()
-    np.testing.assert_allclose(result.obs["cplmix_confidence"], probs_nk.max(axis=1))
+    np.testing.assert_allclose(result.obs["cplmix_max_prob"], probs_nk.max(axis=1))
+    assert result.obs["cplmix_confidence"].between(0, 1).all()  # calibrated with the medoid's reference cells
     medoid = runs[SEEDS.index(metrics["medoid"])]
     np.testing.assert_allclose(result.obsm["X_cplmix"], medoid.obsm["X_cplmix"], rtol=1e-5)
     labels_n = np.where(result.obs["cell_type"].isna(), "", result.obs["cell_type"].astype(str))

@@ -92,7 +92,9 @@ def write_consensus(
     found = consensus_of_seeds(probs_s)
     model = TrainedModel.load(folder.run(seeds[found.medoid]).path)
     wanted = [name for name, output in model.family.outputs.items() if output.predicted]
-    outputs = {**model.infer(model.prepare(source), wanted), "probs_nk": found.probs_nk.astype(np.float32)}
+    cells = model.prepare(source)
+    outputs = {**model.infer(cells, wanted), "probs_nk": found.probs_nk.astype(np.float32)}
+    outputs = model.compared(cells, outputs, new=False)  # the categories have the numbers of the medoid
     facts = {
         "steps": model.step,
         "n_cells": source.n_cells,
@@ -102,7 +104,7 @@ def write_consensus(
         "medoid": seeds[found.medoid],
     }
     runs = [json.loads(folder.run(seed).metrics.read_text(encoding="utf-8")) for seed in seeds]
-    run = RunResult({**_scores(found, source.labels_n, runs), **facts}, model, outputs)
+    run = RunResult({**_scores(found, outputs.get("confidence_n"), source.labels_n, runs), **facts}, model, outputs)
     result, table = annotated(source, run), stability_table(found)
     result.obs["cplmix_stability"] = found.stability_n.astype(np.float32)
     result.uns["cplmix_ray"] |= {"seeds": seeds, "medoid": seeds[found.medoid]}
@@ -117,10 +119,15 @@ def write_consensus(
     return run, table
 
 
-def _scores(found: SeedConsensus, labels_n: np.ndarray | None, runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _scores(
+    found: SeedConsensus,
+    confidence_n: np.ndarray | None,
+    labels_n: np.ndarray | None,
+    runs: Sequence[Mapping[str, Any]],
+) -> dict[str, float]:
     scores = {} if labels_n is None else label_scores(labels_n, found.category_n)
     if labels_n is not None:
-        scores |= calibration_scores(labels_n, found.probs_nk)
+        scores |= calibration_scores(labels_n, found.probs_nk, confidence_n)
     scores |= posterior_scores(found.probs_nk)
     scores |= {"seed_agreement": found.agreement, "stability": float(found.stability_n.mean())}
     for name in LABEL_SCORES:
