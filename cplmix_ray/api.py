@@ -14,6 +14,7 @@ import pandas as pd
 
 from cplmix_ray.analysis.differential_expression import Comparison, differential_expression
 from cplmix_ray.analysis.expression import batch_of, cells_at, expected_expression, genes_of
+from cplmix_ray.analysis.splits import cells_of_run, split_table
 from cplmix_ray.checkpoints.checkpoint import write_only_checkpoint
 from cplmix_ray.checkpoints.reference_file import write_reference
 from cplmix_ray.checkpoints.run_folder import RunFolder
@@ -334,6 +335,22 @@ class CplMixVAE:
         for note in notes:
             _Notes().say(note)
         return table
+
+    @_errors_in_python()
+    def split_table(self, adata: anndata.AnnData | None = None, key: str | None = None) -> pd.DataFrame:
+        """Test which neighbouring categories are separate types, as the command ``cplmix splits`` does.
+
+        Args:
+            key: column of obs whose values are tested in place of the inferred categories, such as "leiden".
+
+        Returns:
+            A row for each pair; the columns are those of :func:`cplmix_ray.analysis.splits.split_table`.
+
+        Raises:
+            InputError: there is no such column, or there are no two categories to compare.
+        """
+        model, source, _ = self._prepared(adata)
+        return split_table(cells_of_run(model, source, key), source.name, model.config.seed)
 
     @_errors_in_python()
     def save(self, path: str | Path, overwrite: bool = False) -> None:

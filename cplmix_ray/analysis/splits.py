@@ -30,6 +30,8 @@ ALPHA = 0.05
 SEPARATE, NOT_SEPARATED = "separate", "not separated"
 _NEIGHBOURS = 3
 """Nearest categories with which each one is compared."""
+_SHARE_IN_REGION = 0.1
+"""Share of either category that must be near both for only such cells to be tested."""
 _OF_CATEGORY, _TOGETHER = 2_000, 40_000
 """Cells that are compared: at most so many of a category, and about so many of all categories together."""
 
@@ -110,9 +112,9 @@ def split_table(cells: Grouped, name: str, seed: int) -> pd.DataFrame:
 
     Returns:
         A row for each pair of neighbouring categories, the largest p-value first. Columns: category_1, category_2;
-        n_1, n_2 (their cells); tested_1, tested_2 (the cells that were compared); deviations (the distance between them
-        in standard deviations within them, on an axis found in other cells); p_value (of the hypothesis that they are
-        one type); p_adjusted (Holm's method over all pairs); verdict.
+        n_1, n_2 (their cells); tested_1, tested_2 (those whose projections were tested); deviations (the distance
+        between them in standard deviations within them, on an axis found in other cells); p_value (of the hypothesis
+        that they are one type); p_adjusted (Holm's method over all pairs); verdict.
 
     Raises:
         InputError: there are no two categories with enough cells, or the cells do not differ.
@@ -133,21 +135,22 @@ def split_table(cells: Grouped, name: str, seed: int) -> pd.DataFrame:
     points_mp = scaled_components(log_mg, design_mv, seed)
     if design_mv.shape[1]:
         points_mp = without_effects_in_categories(points_mp, design_mv, np.eye(len(tested))[category_m])
-    fold_m, found = rng.integers(FOLDS, size=len(rows)), []
-    for one, other in _neighbouring(points_mp, category_m, len(tested)):
+    white_mp = _whitened(points_mp, category_m, len(tested))
+    mean_kp, fold_m, found = _means(white_mp, category_m, len(tested)), rng.integers(FOLDS, size=len(rows)), []
+    d2_mk = np.square(white_mp).sum(axis=1)[:, None] + np.square(mean_kp).sum(axis=1) - 2 * white_mp @ mean_kp.T
+    for one, other in _neighbouring(mean_kp):
         pair_m = np.flatnonzero((category_m == one) | (category_m == other))
-        upper_m = category_m[pair_m] == other
-        apart = separation(
-            points_mp[pair_m].astype(np.float64), upper_m, fold_m[pair_m], None if batch_m is None else batch_m[pair_m]
-        )
+        upper_m, near_m = category_m[pair_m] == other, _near_both(category_m[pair_m], d2_mk[pair_m], one, other)
+        of_batch_m = None if batch_m is None else batch_m[pair_m]
+        apart = separation(points_mp[pair_m].astype(np.float64), upper_m, fold_m[pair_m], of_batch_m, near_m)
         found.append(
             {
                 "category_1": cells.category.categories[tested[one]],
                 "category_2": cells.category.categories[tested[other]],
                 "n_1": size_k[tested[one]],
                 "n_2": size_k[tested[other]],
-                "tested_1": int((~upper_m).sum()),
-                "tested_2": int(upper_m.sum()),
+                "tested_1": int((~upper_m & near_m).sum()),
+                "tested_2": int((upper_m & near_m).sum()),
                 "deviations": apart.deviations,
                 "p_value": apart.p_value,
             }
@@ -158,16 +161,41 @@ def split_table(cells: Grouped, name: str, seed: int) -> pd.DataFrame:
     return table.sort_values(["p_value", "deviations"], ascending=[False, True], ignore_index=True)
 
 
-def _neighbouring(points_mp: np.ndarray, category_m: np.ndarray, n_categories: int) -> list[tuple[int, int]]:
-    """Pairs of each category and those nearest to it, by the distance between means in units of the covariance within
-    categories."""
-    mean_kp = np.stack([points_mp[category_m == k].mean(axis=0) for k in range(n_categories)])
-    within_mp = points_mp - mean_kp[category_m]
-    covariance_pp = np.atleast_2d(np.cov(within_mp.T))
+def _neighbouring(mean_kp: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of each category and those nearest to it, without pairs that have another category between them.
+
+    Two ends of one type whose middle is a third category have a gap between them. There is one between two categories
+    if it lies within the sphere through both means (Gabriel graph).
+    """
+    near_kj = nearest_of_few(mean_kp, _NEIGHBOURS)
+    pairs = sorted({(min(k, int(j)), max(k, int(j))) for k, near_j in enumerate(near_kj) for j in near_j})
+    d2_kk = np.square(mean_kp[:, None] - mean_kp).sum(axis=2)
+    through_kp = [np.delete(d2_kk[one] + d2_kk[other], [one, other]) for one, other in pairs]
+    return [pair for pair, d2_k in zip(pairs, through_kp, strict=True) if not (d2_k < d2_kk[pair]).any()]
+
+
+def _near_both(category_m: np.ndarray, d2_mk: np.ndarray, one: int, other: int) -> np.ndarray:
+    """Whether no third category is nearer to a cell than either of two, (m,).
+
+    This region is convex: the cells in it of one type with a log-concave density, of which other categories may have
+    cut pieces off, have one mode along any axis. Categories that are far apart have few such cells; then any cell is.
+    """
+    third_m = np.delete(d2_mk, [one, other], axis=1).min(axis=1, initial=np.inf)
+    near_m = np.maximum(d2_mk[:, one], d2_mk[:, other]) <= third_m
+    shares = [near_m[category_m == k].mean() for k in (one, other)]
+    return near_m if min(shares) >= _SHARE_IN_REGION else np.ones(len(near_m), bool)
+
+
+def _whitened(points_mp: np.ndarray, category_m: np.ndarray, n_categories: int) -> np.ndarray:
+    """Points in units of the covariance within categories."""
+    mean_kp = _means(points_mp, category_m, n_categories)
+    covariance_pp = np.atleast_2d(np.cov((points_mp - mean_kp[category_m]).T))
     ridge = 1e-3 * np.trace(covariance_pp) / len(covariance_pp) + 1e-12
-    whiten_pp = np.linalg.inv(np.linalg.cholesky(covariance_pp + ridge * np.eye(len(covariance_pp))))
-    near_kj = nearest_of_few(mean_kp @ whiten_pp.T, _NEIGHBOURS)
-    return sorted({(min(k, int(j)), max(k, int(j))) for k, near_j in enumerate(near_kj) for j in near_j})
+    return points_mp @ np.linalg.inv(np.linalg.cholesky(covariance_pp + ridge * np.eye(len(covariance_pp)))).T
+
+
+def _means(points_mp: np.ndarray, category_m: np.ndarray, n_categories: int) -> np.ndarray:
+    return np.stack([points_mp[category_m == k].mean(axis=0) for k in range(n_categories)])
 
 
 def _column(source: Source, key: str) -> pd.Categorical:

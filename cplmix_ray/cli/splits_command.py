@@ -88,5 +88,8 @@ def _test(command: Splits, out: Path) -> None:
     if len(not_separated) > _SHOWN:
         print(f"And {len(not_separated) - _SHOWN} more.")
     if len(not_separated):
-        print("Such a pair may be one type, or too few cells to tell; train with a lower --n-categories to join it.")
+        print(
+            "Such a pair may be one type, or too few cells to tell; to join it, train with a lower --n-categories, or "
+            "remove categories with cplmix prune."
+        )
     print(f"Results are in {out}.")

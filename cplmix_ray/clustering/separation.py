@@ -56,7 +56,11 @@ def separation_p_value(
 
 
 def separation(
-    points_np: np.ndarray, upper_n: np.ndarray, fold_n: np.ndarray, batch_n: np.ndarray | None = None
+    points_np: np.ndarray,
+    upper_n: np.ndarray,
+    fold_n: np.ndarray,
+    batch_n: np.ndarray | None = None,
+    tested_n: np.ndarray | None = None,
 ) -> Separation:
     """Test the hypothesis that two groups of cells are one type.
 
@@ -66,6 +70,7 @@ def separation(
         fold_n: 0..FOLDS-1, the part of each cell, at random.
         batch_n: batch of each cell. The test is then made within each batch that has enough cells of both groups, and
             its p-values are combined (Fisher's method): groups that no batch has together cannot be told from batches.
+        tested_n: whether a cell is among those of which the projections are tested; None: all are.
     """
     if min(upper_n.sum(), (~upper_n).sum()) < FEWEST:
         return Separation(1.0, np.nan)
@@ -73,9 +78,10 @@ def separation(
     if along_n is None:
         return Separation(1.0, np.nan)
     deviations = float(along_n[upper_n].mean() - along_n[~upper_n].mean())
+    tested_m = np.arange(len(upper_n)) if tested_n is None else np.flatnonzero(tested_n)
     if batch_n is None:
-        return Separation(_dip_p_value(along_n, upper_n), deviations)
-    cells_b = [np.flatnonzero(batch_n == batch) for batch in np.unique(batch_n)]
+        return Separation(_dip_p_value(along_n[tested_m], upper_n[tested_m]), deviations)
+    cells_b = [tested_m[batch_n[tested_m] == batch] for batch in np.unique(batch_n)]
     enough = [cells_m for cells_m in cells_b if min(upper_n[cells_m].sum(), (~upper_n[cells_m]).sum()) >= FEWEST]
     p_values = [_dip_p_value(along_n[cells_m], upper_n[cells_m]) for cells_m in enough]
     p_value = float(combine_pvalues(np.maximum(p_values, _LEAST_P)).pvalue) if p_values else 1.0
