@@ -720,6 +720,7 @@ def test_a_training_set_carries_no_labels():
     assert {field.name for field in dataclasses.fields(ArmTables)} == {
         "neighbors",
         "guess",
+        "n_categories",
         "neighbor_index",
         "augmenter",
     }

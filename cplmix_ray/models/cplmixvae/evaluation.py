@@ -74,7 +74,8 @@ def _category_scores(
         consensus |= calibration_scores(labels_n, probs_nk, confidence_n)
     if "acc" in consensus:
         consensus["acc_of_arms"] = float(np.mean([scores["acc"] for scores in arms]))
-    consensus["uncertain"] = float(_uncertain(log_q_ank, probs_nk, confidence_n).mean())
+    if len(probs_nk):
+        consensus["uncertain"] = float(_uncertain(log_q_ank, probs_nk, confidence_n).mean())
     return consensus, arms
 
 
