@@ -218,7 +218,8 @@ class CplMixVAEFamily(Family):
         return {"n_categories": model.n_categories, "n_arms": model.n_arms}
 
     def summary(self, config: RunConfig) -> str:
-        k, first = _own(config).model.n_categories, _own(config).alignment.align_steps
+        n_categories, first = _own(config).model.n_categories, _own(config).alignment.align_steps
+        k = "found in the cells" if n_categories == "auto" else n_categories
         part = f"{100 * first:.0f} % of the steps" if first < 1 else f"{first} steps"
         return f"K = {k}, first stage (with another loss) {part}" if first else f"K = {k}"
 
