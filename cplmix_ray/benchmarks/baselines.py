@@ -20,6 +20,7 @@ from cplmix_ray.utils.errors import InputError
 
 _NEEDS = {
     "leiden": ("igraph",),
+    "leiden_default": ("igraph",),
     "harmony_leiden": ("harmonypy", "igraph"),
     "harmony_kmeans": ("harmonypy",),
     "scvi_kmeans": ("scvi",),
@@ -48,18 +49,23 @@ def require_method(method: str) -> None:
             raise InputError(f"The method {method} needs {needed}; install it with: {_REMEDY[needed]}.")
 
 
-def find_clusters(method: str, source: Source, k: int, config: RunConfig, settings: Baseline) -> Clustering:
+def find_clusters(method: str, source: Source, k: int | None, config: RunConfig, settings: Baseline) -> Clustering:
     """Cluster cells prepared by the input section of ``config``, with its seed.
+
+    Args:
+        k: number of clusters; None if the method finds it. Those of CHOOSE_NUMBER ignore it.
 
     Raises:
         InputError: the cells do not fit the method, or a package is missing.
     """
     require_method(method)
     check_finite(source.matrix, source)
-    if k > source.n_cells:
+    if k is not None and k > source.n_cells:
         raise InputError(f"{source.name} has {source.n_cells} cells, fewer than {k} categories; lower n_categories.")
     if method == "initial_clustering":
         return _initial_clustering(source, config)
+    if k is None:
+        raise InputError(f"The method {method} needs a number of categories, not auto; give n_categories one.")
     embed, cluster = _METHODS[method]
     embedding = embed(source, config, settings)
     found = cluster(embedding.points_np, k, config.seed, settings)
@@ -104,24 +110,64 @@ def _gaussian_mixture(points_np: np.ndarray, k: int, seed: int, settings: Baseli
 
 def _leiden(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> Clustering:
     """Leiden clusters whose number is K or closest to it."""
-    import scanpy
-
-    cells = anndata.AnnData(points_np, obs=pd.DataFrame(index=[str(i) for i in range(len(points_np))]))
-    fixed = {"random_state": seed, "flavor": "igraph", "n_iterations": 2, "directed": False, "key_added": "c"}
-
-    def clusters_at(resolution: float) -> np.ndarray:
-        scanpy.tl.leiden(cells, resolution=resolution, **fixed)
-        return cells.obs["c"].astype(int).to_numpy()
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scanpy and what it imports warn of their own future
-        near = min(settings.neighbours, len(points_np) - 1)
-        scanpy.pp.neighbors(cells, n_neighbors=near, use_rep="X", random_state=seed, transformer="sklearn")
-        category_n, resolution = resolve_clusters(clusters_at, k)
+    category_n, resolution = resolve_clusters(_leiden_clusters(points_np, seed, settings), k)
     found = len(np.unique(category_n))
     return Clustering(
         category_n, f"resolution {resolution:.4g}" + ("" if found == k else f", {found} clusters, never {k}")
     )
+
+
+def _leiden_default(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> Clustering:
+    """Leiden clusters at resolution 1."""
+    return Clustering(_leiden_clusters(points_np, seed, settings)(1.0), "resolution 1")
+
+
+def _leiden_clusters(points_np: np.ndarray, seed: int, settings: Baseline) -> Callable[[float], np.ndarray]:
+    """Leiden clusters of the graph of cells as a function of the resolution."""
+    cells = anndata.AnnData(points_np, obs=pd.DataFrame(index=[str(i) for i in range(len(points_np))]))
+    fixed = {"random_state": seed, "flavor": "igraph", "n_iterations": 2, "directed": False, "key_added": "c"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scanpy and what it imports warn of their own future
+        import scanpy
+
+        near = min(settings.neighbours, len(points_np) - 1)
+        scanpy.pp.neighbors(cells, n_neighbors=near, use_rep="X", random_state=seed, transformer="sklearn")
+
+    def clusters_at(resolution: float) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scanpy.tl.leiden(cells, resolution=resolution, **fixed)
+        return cells.obs["c"].astype(int).to_numpy()
+
+    return clusters_at
+
+
+def _kmeans_silhouette(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> Clustering:
+    """k-means with the number of clusters, at least 2, whose silhouette is largest."""
+    from sklearn.metrics import silhouette_score
+
+    best, best_score = Clustering(np.zeros(len(points_np), np.int64)), -np.inf
+    sample = min(_SCORED, len(points_np))
+    for number in range(2, min(settings.most_clusters, sample - 1) + 1):
+        found = _kmeans(points_np, number, seed, settings)
+        score = silhouette_score(points_np, found.category_n, sample_size=sample, random_state=seed)
+        if score > best_score:
+            best, best_score = found, score
+    return Clustering(best.category_n, f"silhouette {best_score:.3f}")
+
+
+def _gaussian_mixture_bic(points_np: np.ndarray, k: int, seed: int, settings: Baseline) -> Clustering:
+    """A mixture with a common covariance matrix whose number of components has the smallest BIC."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    points_np, fits = points_np.astype(np.float64), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # such a fit is compared as it is
+        for number in range(1, min(settings.most_clusters, len(points_np)) + 1):
+            fits.append(GaussianMixture(number, covariance_type="tied", random_state=seed).fit(points_np))
+    best = min(fits, key=lambda mixture: mixture.bic(points_np))
+    return Clustering(best.predict(points_np), f"{best.n_components} components")
 
 
 _HIGHEST = 1e6
@@ -152,9 +198,16 @@ def resolve_clusters(clusters_at: Callable[[float], np.ndarray], k: int) -> tupl
     return category_n, at
 
 
+_SCORED = 2_000
+"""Cells on which a silhouette is computed."""
+CHOOSE_NUMBER = ("leiden_default", "kmeans_silhouette", "gaussian_mixture_bic")
+"""Methods that find the number of clusters themselves."""
 _METHODS = {
     "kmeans": (components, _kmeans),
     "leiden": (components, _leiden),
+    "leiden_default": (components, _leiden_default),
+    "kmeans_silhouette": (components, _kmeans_silhouette),
+    "gaussian_mixture_bic": (components, _gaussian_mixture_bic),
     "ward": (components, _ward),
     "gaussian_mixture": (components, _gaussian_mixture),
     "harmony_kmeans": (harmony, _kmeans),

@@ -23,9 +23,12 @@ Method = Literal[
     "cplmix",
     "initial_clustering",
     "kmeans",
+    "kmeans_silhouette",
     "leiden",
+    "leiden_default",
     "ward",
     "gaussian_mixture",
+    "gaussian_mixture_bic",
     "harmony_kmeans",
     "harmony_leiden",
     "scvi_kmeans",
@@ -40,6 +43,7 @@ class Baseline(Section):
     pcs: int = Field(50, ge=1, description="Principal components on which cells are clustered.")
     scale: bool = Field(False, description="Give every gene unit variance before the principal components.")
     restarts: int = Field(10, ge=1, description="k-means and Gaussian mixture: starts, of which the best counts.")
+    most_clusters: int = Field(40, ge=2, description="Silhouette and BIC: largest number of clusters that is tried.")
     neighbours: int = Field(15, ge=2, description="Leiden: neighbours in the graph of cells.")
     epochs: int | None = Field(None, ge=1, description="scVI: passes over the cells; default: scvi-tools' own rule.")
 

@@ -13,7 +13,7 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 from threadpoolctl import threadpool_limits
 
-from cplmix_ray.benchmarks.baselines import find_clusters
+from cplmix_ray.benchmarks.baselines import CHOOSE_NUMBER, find_clusters
 from cplmix_ray.benchmarks.embeddings import batches_of
 from cplmix_ray.benchmarks.runs import BenchmarkRun
 from cplmix_ray.checkpoints.run_folder import RunFolder
@@ -187,13 +187,16 @@ def _train(run: BenchmarkRun, config: CplMixVAEConfig, source: Source, options: 
 
 
 def _cluster(run: BenchmarkRun, config: CplMixVAEConfig, source: Source, options: RunOptions) -> Found:
+    k = None if config.model.n_categories == "auto" else config.model.n_categories
     begun = time.perf_counter()
     with torch_threads(options.threads):
-        found = find_clusters(run.entry.method, source, config.model.n_k, config, run.entry.baseline)
+        found = find_clusters(run.entry.method, source, k, config, run.entry.baseline)
     seconds = time.perf_counter() - begun
     scores = {} if source.labels_n is None else label_scores(source.labels_n, found.category_n)
     populated = len(np.unique(found.category_n))
     figures = {**scores, "populated": populated, "seconds": seconds, "detail": found.detail}
+    if k is None or run.entry.method in CHOOSE_NUMBER:
+        figures["n_categories"] = populated
     return found.category_n, found.points_np, figures
 
 
