@@ -1,8 +1,10 @@
 """Writing `.h5ad` files."""
 
+import errno
 import gc
 import os
 import re
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +16,7 @@ from typing import Any
 import anndata
 import h5py
 import pandas as pd
+import scipy.sparse as sp
 from anndata.io import write_elem
 
 from cplmix_ray.data.validation.hdf5_errors import ignore_warnings, reason_of
@@ -129,6 +132,8 @@ def _write_h5ad(path: Path, adata: anndata.AnnData, how: dict[str, Any]) -> None
     Raises:
         OSError: it cannot be written.
     """
+    if not how.get("compression") and _least_size(adata) > shutil.disk_usage(path.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # before HDF5 finds it out, which can end the process
     told, hooks = None, (sys.excepthook, sys.unraisablehook)
     sys.excepthook = lambda *_: None
     sys.unraisablehook = lambda _: None
@@ -147,6 +152,19 @@ def _write_h5ad(path: Path, adata: anndata.AnnData, how: dict[str, Any]) -> None
         sys.excepthook, sys.unraisablehook = hooks
     if told is not None:
         raise told
+
+
+def _least_size(adata: anndata.AnnData) -> int:
+    """Bytes that the arrays in memory take in a file without compression; text takes more than is counted."""
+    arrays = [] if adata.isbacked else [adata.X]
+    for part in (adata.layers, adata.obsm, adata.varm, adata.obsp, adata.varp):
+        arrays += part.values()
+    parts = [part for each in arrays for part in (_sparse_parts(each) if sp.issparse(each) else [each])]
+    return sum(getattr(part, "nbytes", 0) for part in parts)
+
+
+def _sparse_parts(values_ng: Any) -> list[Any]:
+    return [getattr(values_ng, name) for name in ("data", "indices", "indptr") if hasattr(values_ng, name)]
 
 
 def _errno_of(error: Exception) -> int | None:
