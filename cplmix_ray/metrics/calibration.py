@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from cplmix_ray.metrics.category_scores import correct_cells
+from cplmix_ray.utils.figures import new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,11 +86,7 @@ def both_reliability_tables(
 
 def draw_reliability(table: "pd.DataFrame") -> "Figure":
     """Share of correct cells against confidence, before and after calibration; the area of a point is its cells."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.2, 4.0)
     panel = figure.subplots()
     panel.plot([0, 1], [0, 1], color="0.6", linewidth=1)
     for name, rows in table.groupby("of", sort=False):

@@ -17,6 +17,7 @@ from cplmix_ray.tuning.search_setup import SearchSetup
 from cplmix_ray.tuning.space import AXIS_LABELS
 from cplmix_ray.utils.durable import PARTIAL, aside, replace_tree, settle, unwritten, write_whole
 from cplmix_ray.utils.errors import DiskError
+from cplmix_ray.utils.figures import new_figure
 
 
 def best_trial(states: Sequence[TrialState], mode: str) -> TrialState | None:
@@ -73,15 +74,11 @@ def draw_scores(setup: SearchSetup, trials: Sequence[TrialState]) -> None:
     A point stands for a trial that ran to its end, its bar for the standard deviation over seeds. Settings with listed
     values stand side by side, with the mean over the trials of each value.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     space, metric = setup.spec.space, setup.metric
     finished = [t for t in trials if t.status == "done" and t.report.get("score") is not None]
     scores = [trial.report["score"] for trial in finished]
     spread = [trial.report.get("score_sd") or 0.0 for trial in finished]
-    figure = Figure(figsize=(3.4 * len(space), 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.4 * len(space), 3.2)
     panels = figure.subplots(1, len(space), sharey=True, squeeze=False)[0]
     for panel, (name, dimension) in zip(panels, space.items(), strict=True):
         values = [trial.point[name] for trial in finished]
