@@ -16,7 +16,7 @@ from cplmix_ray.clustering.separation import FEWEST, FOLDS, discriminant_axis, s
 from cplmix_ray.clustering.student_mixture import fit_mixture
 
 ALPHA = 1e-3
-"""Level of the test of a category, over all cuts that are tried."""
+"""A category is divided if the smallest p-value of its cuts, times the number of cuts, is below this."""
 _COMPARED = 2_000
 """Cells of a category on which cuts are sought and tested; its other cells follow."""
 _LOCAL_AXES, _PARTS = (5, 20), (2, 3, 5, 8)
@@ -90,7 +90,7 @@ def _of(batch_n: np.ndarray | None, cells_m: np.ndarray) -> np.ndarray | None:
 def _significant_cut(
     points_np: np.ndarray, fold_n: np.ndarray, batch_n: np.ndarray | None, rng: np.random.Generator
 ) -> np.ndarray | None:
-    """Whether each cell of a category is above the best cut, (n,); None if no cut is significant."""
+    """The most significant division of a category in two, as a mask of its cells (n,); None if none is significant."""
     compared = rng.permutation(len(points_np))[:_COMPARED]
     if len(compared) < 2 * FEWEST:
         return None

@@ -20,7 +20,7 @@ FEWEST = 5
 _SHRINKAGE = 0.1
 """Weight of the identity matrix in the covariance from which the axis is computed."""
 _NEAR = 2
-"""Of a group that is larger than the other, so many times the other's cells are compared, those nearest to it."""
+"""Cells on each side of the border that are tested, in multiples of the size of the smaller group."""
 _LEAST_P = 1e-16
 """p-values below it are only known to be smaller."""
 
@@ -105,8 +105,11 @@ def _held_out_projection(points_np: np.ndarray, upper_n: np.ndarray, fold_n: np.
 
 
 def _dip_p_value(along_n: np.ndarray, upper_n: np.ndarray) -> float:
-    """p-value of the dip test in an interval around 0 in which the smaller group is not hidden by the larger: a density
-    of one mode has one in every interval."""
+    """p-value of the dip test for the cells nearest to the border at 0.
+
+    Only these are tested, as a small group beside a large one would hardly change the distribution of all cells. The
+    test stays valid: a density with one mode has one mode in every interval.
+    """
     room = _NEAR * int(min(upper_n.sum(), (~upper_n).sum()))
     below_m, above_m = np.sort(-along_n[along_n < 0])[:room], np.sort(along_n[along_n >= 0])[:room]
     inside_m = np.concatenate([-below_m, above_m])
